@@ -102,8 +102,8 @@ class Input:
     file_id: str = ""  # 16 hex digits of sha256(rel): the name of its state folder
     dataset: str = ""  # "arrow" for a split saved by datasets.save_to_disk; its path is the split's folder
     encoding: str = ""  # encoding of its text, as source.encoding names it; "" for UTF-8 and for tables
-    tgt_lang: str = ""  # target language of the job; "" where it has none yet, or was not asked for
     max_window: int = 1 << 31  # zst: largest window in bytes, that is memory, which it may ask for
+    tgt_lang: str = ""  # target language of the job; "" where it has none yet, or was not asked for
     size: int | None = None  # bytes on the disk when it was listed; None for a folder, and in a list that was stored
 
 

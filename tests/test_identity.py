@@ -56,6 +56,9 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "source.escape": ("backslash", CSV),
     "source.encoding": "cp1252",
     "source.join_cues": ("true", "source.path=film.srt"),
+    "source.keys": ("title", "source.path=tree.json"),
+    "source.skip_keys": ("[id,url]", "source.path=tree.json"),
+    "source.add_plural_forms": ("true", "source.path=tree.json"),
     "source.document": "true",
     "source.entries": ("all", "source.path=app.po"),
     "source.max_window": "1GiB",
@@ -161,6 +164,7 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "in").mkdir()
     for name in ("a.txt", "b.txt", "a.csv"):
         (tmp_path / "in" / name).write_text(f"text\n{name}\n", encoding="utf-8")
+    (tmp_path / "tree.json").write_text('{"a": "b"}', encoding="utf-8")
     (tmp_path / "app.po").write_text('msgid "a"\nmsgstr ""\n', encoding="utf-8")
     (tmp_path / "film.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\na\n", encoding="utf-8")
     (tmp_path / "linked").mkdir()

@@ -8,7 +8,6 @@ import io
 import json
 import logging
 import lzma
-import shutil
 import subprocess
 import zipfile
 from pathlib import Path
@@ -213,35 +212,108 @@ JSON_FILES = {
 }
 
 
-JSON_CASES = [
-    *((kind, extension, "", False) for kind in JSON_FILES for extension in (".jsonl", ".json")),
-    *((kind, ".json", "", True) for kind in ("one line", "pretty objects", "byte order mark", "strings")),
-    *((kind, ".jsonl", packing, False) for kind in ("one line", "pretty objects") for packing in (".gz", ".bz2")),
-]
+@pytest.mark.parametrize("extension", [".jsonl", ".json"])
+@pytest.mark.parametrize("kind", JSON_FILES)
+def test_json_whose_first_objects_have_the_text_is_rows_in_any_shape(tmp_path: Path, kind: str, extension: str) -> None:
+    path = write(tmp_path / f"my {kind}{extension}", JSON_FILES[kind])
+    if kind == "strings" and extension == ".jsonl":
+        with pytest.raises(ConfigError, match=r"Set source\.format=json,"):
+            open_inputs(path)
+        return
+    inputs = open_inputs(path)
+    is_tree = extension == ".json" and kind in ("strings", "one pretty object", "arrays of objects")
+    is_lines = kind == "arrays of objects" and not is_tree
+    assert inputs.files[0].format == ("json" if is_tree else "jsonl" if is_lines else "json_rows")
+    if not is_tree and not is_lines:
+        texts = [document.text for document in inputs.read(inputs.files[0])]
+        assert texts[:2] == [row["text"] for row in ROWS][: len(texts)] and len(texts) in (1, 2, 3002)
 
 
-@pytest.mark.parametrize(("kind", "extension", "packing", "jq"), JSON_CASES)
-def test_json_that_is_not_one_object_per_line_is_refused_with_a_command_that_makes_rows_of_that_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, extension: str, packing: str, jq: bool
+@pytest.mark.parametrize("kind", ["one line", "pretty objects"])
+def test_the_shape_of_compressed_and_transcoded_json_is_seen(tmp_path: Path, kind: str) -> None:
+    for name, data in (("a.json.gz", gzip.compress(JSON_FILES[kind])), ("b.jsonl.bz2", bz2.compress(JSON_FILES[kind]))):
+        assert open_inputs(write(tmp_path / name, data)).files[0].format == "json_rows"
+    wide = write(tmp_path / "c.json", JSON_FILES[kind].decode().encode("utf-16"))
+    assert open_inputs(wide, encoding="utf-16").files[0].format == "json_rows"
+
+
+@pytest.mark.parametrize(
+    ("data", "format"),
+    [
+        (b'{"text": "a"}\n{"text": "b"}\n', "jsonl"),
+        (b'\n{"id": 1}\n{"id": 2, "text": "b"}\n', "jsonl"),
+        (b'{"text": "a"}\n', "json"),  # never a single object
+        (b'{"text": "a"}', "json"),
+        (b'{"text": "a", "b": [{"text": "c"}]}', "json"),
+        (b'[{"a": "b"}]', "json"),
+        (b'[1, {"text": "b"}]', "json"),
+        (b'[{"text": "%s"}, {"text": "b"}]' % (b"x" * 100_000), "json_rows"),
+        (b'{"text": "%s"}\n{"text": "b"}\n' % (b"x" * 100_000), "jsonl"),
+        (b"[]", "json"),
+        (b"", "json"),
+        (b"no json", "json"),
+    ],
+)
+def test_a_json_file_without_rows_is_a_tree(tmp_path: Path, data: bytes, format: str) -> None:
+    assert open_inputs(write(tmp_path / "a.json", data)).files[0].format == format
+
+
+@pytest.mark.parametrize(
+    "data", [b'[{"a": "b", "c": "d"}]', b'{"a": "b", "c": "d"}\n{"a": "b"}\n', b'{"a": "b", "c": "d"}', b'["a", "c"]']
+)
+def test_a_text_field_of_the_user_that_no_first_object_has_is_refused_with_the_fields_that_there_are(
+    tmp_path: Path, data: bytes
 ) -> None:
-    if jq and shutil.which("jq") is None:
-        pytest.skip("jq is not installed")
-    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if jq else None)
-    data = JSON_FILES[kind]
-    path = write(
-        tmp_path / f"my {kind}{extension}{packing}",
-        {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress}[packing](data),
-    )
-    with pytest.raises(ConfigError) as caught:
-        open_inputs(path)
-    if extension == ".json" and kind == "one pretty object":
-        return  # a tree of keys: see test_source_unread.py
-    run(caught.value, tmp_path)
-    new = next(p for p in tmp_path.iterdir() if str(p) != path)
-    assert f"source.path={new}" in caught.value.fix
-    inputs = open_inputs(str(new))
-    texts = [document.text for document in inputs.read(inputs.files[0])]
-    assert texts[:2] == [row["text"] for row in ROWS][: len(texts)] and len(texts) in (1, 2, 3002)
+    path = write(tmp_path / "a.json", data)
+    assert open_inputs(path).files
+    with pytest.raises(ConfigError, match=r"'body'") as caught:
+        open_inputs(path, text_field="body")
+    assert "source.format=json" in caught.value.fix
+    if b"d" in data:
+        assert "'c'" in caught.value.why
+    assert open_inputs(path, text_field="body", format=SourceFormat.json).files[0].format == "json"
+
+
+def test_which_json_files_are_trees_is_told_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("en.json", "fr.json"):
+        write(tmp_path / name, b'{"a": "b"}')
+    write(tmp_path / "rows.json", b'[{"text": "b"}]')
+    with caplog.at_level(logging.INFO):
+        open_inputs(str(tmp_path))
+    (line,) = (record.getMessage() for record in caplog.records if "all strings" in record.getMessage())
+    assert "files=2" in line and "en.json" in line and "rows.json" not in line
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        open_inputs(str(tmp_path), format=SourceFormat.json)
+    assert not caplog.records  # the user says so
+
+
+@pytest.mark.parametrize("set_format", ["jsonl", "json_rows"])
+def test_json_of_another_shape_than_the_set_one_is_refused_with_the_setting_that_reads_it(
+    tmp_path: Path, set_format: str
+) -> None:
+    shapes = {
+        "jsonl": JSON_FILES["one line"],
+        "json_rows": b'{"text": "a"}\n{"text": "b"}\n',
+    }
+    path = write(tmp_path / "a.json", shapes[set_format])
+    with pytest.raises(ConfigError, match=rf"Set source\.format={({*shapes} - {set_format}).pop()},"):
+        open_inputs(path, format=SourceFormat(set_format))
+    path = write(tmp_path / "b.json", JSON_FILES["strings"])
+    with pytest.raises(ConfigError, match=r"Set source\.format=json,"):
+        open_inputs(path, format=SourceFormat(set_format))
+    assert open_inputs(path, format=SourceFormat.text).files[0].format == "text"
+
+
+def test_a_resource_bundle_is_a_tree_and_a_text_named_like_its_language_is_text(tmp_path: Path) -> None:
+    bundle = write(tmp_path / "app_en.arb", b' {"@@locale": "en", "text": "a"}')
+    corpus = write(tmp_path / "corpus.arb", "\u0645\n".encode())
+    assert [input.format for input in open_inputs([bundle, corpus]).files] == ["json", "text"]
+    assert [input.rel for input in open_inputs(str(tmp_path)).files] == ["app_en.arb"]
+    assert [input.rel for input in open_inputs(str(tmp_path), format=SourceFormat.json).files] == [
+        "app_en.arb",
+        "corpus.arb",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -265,18 +337,6 @@ def test_json_that_is_not_one_object_per_line_is_refused_with_a_command_that_mak
 def test_a_jsonl_file_with_bad_rows_is_still_read_row_by_row(tmp_path: Path, data: bytes) -> None:
     inputs = open_inputs(write(tmp_path / "a.jsonl", data))
     assert len(list(inputs.read(inputs.files[0]))) == len(data.splitlines())
-
-
-def test_a_json_file_of_rows_is_read_with_the_override_that_the_error_names(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.json", b'{"text": "a"}\n{"text": "b"}\n')
-    with pytest.raises(ConfigError, match=r"set source\.format=jsonl"):
-        open_inputs(path)
-    assert len(list(open_inputs(path, format=SourceFormat.jsonl).files)) == 1
-    write(tmp_path / "b.txt", b"rain\n")
-    with pytest.raises(ConfigError, match=r"a\.json .*a\.jsonl") as caught:
-        open_inputs([path, str(tmp_path / "b.txt")])
-    run(caught.value, tmp_path)
-    assert len(open_inputs(str(tmp_path)).files) == 2
 
 
 def test_a_job_that_recorded_no_formats_goes_on_with_what_it_began_with(tmp_path: Path) -> None:
@@ -371,8 +431,6 @@ def test_a_text_that_begins_with_the_letters_of_a_magic_is_read(tmp_path: Path, 
     ("name", "taken", "new", "data"),
     [
         ("a.txt.gz", "a.txt", "a-2.txt", b"rain\n"),
-        ("a.json", "a.jsonl", "a-2.jsonl", b'{"text": "rain"}\n{"text": "sun"}\n'),
-        ("a.json.gz", "a.jsonl.gz", "a-2.jsonl.gz", gzip.compress(b'{"text": "rain"}\n{"text": "sun"}\n', mtime=0)),
         ("a.txt", "a.parquet", "a-2.parquet", table()),
     ],
 )
@@ -401,25 +459,22 @@ def test_the_commands_for_files_of_a_folder_work_one_after_the_other_and_leave_t
     rows, text = [{"text": "é", "id": 1}, {"text": "b", "id": 2}], "été à Paris\n" * 9
     files = {
         "a.jsonl": json.dumps(rows).encode(),
-        "b.jsonl.gz": gzip.compress(json.dumps(rows, indent=1).encode()),
         "c d.txt": text.encode("utf-16-le"),
         "deep/it's.txt": text.encode("cp1252"),
         "deep/plain.txt": text.encode(),
     }
     for name, data in files.items():
         write(tmp_path / name, data)
-    for _ in range(4):
+    for _ in range(2):
         with pytest.raises(ConfigError) as caught:
             open_inputs(str(tmp_path))
         command = caught.value.fix.partition("Command: ")[2]
         subprocess.run(command, shell=True, check=True, timeout=60)
     assert [input.rel for input in open_inputs(str(tmp_path)).files] == sorted(files)
-    assert [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()] == rows
-    assert [json.loads(line) for line in gzip.decompress((tmp_path / "b.jsonl.gz").read_bytes()).splitlines()] == rows
     for name in ("c d.txt", "deep/it's.txt", "deep/plain.txt"):
         assert (tmp_path / name).read_bytes() == text.encode()
     kept = {path.name: path.read_bytes() for path in tmp_path.rglob(".originals/*")}
-    assert kept == {Path(name).name: data for name, data in files.items() if "plain" not in name}
+    assert kept == {Path(name).name: data for name, data in files.items() if name.endswith(("d.txt", "s.txt"))}
 
 
 def test_the_advice_for_one_of_several_files_is_a_command_before_a_setting_for_all_files(tmp_path: Path) -> None:

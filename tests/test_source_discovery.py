@@ -307,17 +307,6 @@ def test_what_a_killed_run_stored_is_not_an_input(tmp_path: Path, monkeypatch: p
             assert source == "outputs/.spool-*/*.txt" and "only to the folders of jobs" in str(error)
 
 
-def test_the_error_for_an_unsupported_format_shows_the_conversion(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write(tmp_path / "a.json", '[{"text": "a"}]')
-    for program, shown in (("/usr/bin/jq", "jq -c"), (None, "python3 -c")):
-        monkeypatch.setattr("shutil.which", lambda name, program=program: program)
-        with pytest.raises(ConfigError, match=shown):
-            find(path)
-    assert find(path, format=SourceFormat.text)[0].format == "text"
-
-
 def test_a_saved_dataset_is_one_parquet_input_per_split(tmp_path: Path) -> None:
     import datasets
 

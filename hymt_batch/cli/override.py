@@ -51,7 +51,7 @@ class Setting:
     @property
     def is_text(self) -> bool:
         return (self.type is str and not self.choices) or (
-            self.type is Any and self.key.endswith(("path", "pattern", "sha256", "text_field"))
+            self.type is Any and self.key.endswith(("path", "pattern", "sha256", "text_field", "keys"))
         )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -147,6 +147,8 @@ class Format:
     two."""
     open_writer: Callable[[OutputSpec, BinaryIO], Writer]
     input_extensions: tuple[str, ...] = ()  # names that mean this format; (): read only with source.format
+    head_extensions: Mapping[str, re.Pattern[bytes]] = field(default_factory=dict)
+    """Names that mean this format if the file begins with what the pattern matches: they are also language codes."""
     magic: bytes = b""  # the first bytes of its files; b"" for text
     text_start: re.Pattern[bytes] | None = None
     """Matches the first bytes, without mark and white space, of a text that is of this format whatever its name is."""

@@ -7,7 +7,7 @@ import: any object with these attributes will do.
 from __future__ import annotations
 
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 MAX_ROW_BYTES = 1 << 30
 """Largest source.max_row_bytes, because rows are held in memory."""
@@ -32,6 +32,12 @@ class ReadOptions(Protocol):
     def join_cues(self) -> bool: ...
     @property
     def entries(self) -> Enum | str: ...
+    @property
+    def keys(self) -> Any: ...
+    @property
+    def skip_keys(self) -> Any: ...
+    @property
+    def add_plural_forms(self) -> bool: ...
 
 
 class WriteOptions(Protocol):

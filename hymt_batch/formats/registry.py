@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hymt_batch.formats import document, properties, text
 from hymt_batch.formats.delimited import format as delimited
 from hymt_batch.formats.format import Format, Kind
+from hymt_batch.formats.json_tree import format as json_tree
 from hymt_batch.formats.jsonl import format as jsonl
 from hymt_batch.formats.line_input import BOM
 from hymt_batch.formats.markdown import format as markdown
@@ -15,11 +18,13 @@ from hymt_batch.records import Input
 
 FORMATS: tuple[Format, ...] = (
     text.FORMAT,
-    jsonl.FORMAT,
+    jsonl.LINES,
+    jsonl.ROWS,
     delimited.CSV,
     delimited.TSV,
     parquet.PARQUET,
     parquet.SAVED_DATASET,
+    json_tree.FORMAT,
     properties.FORMAT,
     po.FORMAT,
     srt.FORMAT,
@@ -72,6 +77,19 @@ def as_document(format: Format) -> Format:
 def by_extension(extension: str) -> Format | None:
     """Return the format that a file with this extension (with its dot) has; None if it is unknown."""
     return _BY_EXTENSION.get(extension.lower())
+
+
+def by_extension_and_head(extension: str, head: Callable[[], bytes]) -> Format | None:
+    """Return the format that a file with this extension has if its first bytes are those of the format.
+
+    Args:
+        extension: Its extension, with its dot.
+        head: Reads the first bytes; called only if an extension needs them.
+    """
+    for format in FORMATS:
+        if (pattern := format.head_extensions.get(extension.lower())) is not None:
+            return format if pattern.match(head()) else None
+    return None
 
 
 def by_magic(head: bytes) -> Format | None:

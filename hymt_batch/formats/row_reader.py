@@ -136,6 +136,10 @@ def read_line(
     return line_ending(tail), digest.digest(), row
 
 
+ReadRow = Callable[..., tuple[bytes, bytes, LongRow | None]]
+"""Reads a row from a stream; see `read_line`."""
+
+
 def too_long_message(max_bytes: int) -> str:
     """Return the message for a row over the limit, to be printed after the row's location."""
     more = min(max_bytes * 16, MAX_ROW_BYTES)

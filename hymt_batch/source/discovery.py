@@ -13,17 +13,16 @@ import re
 import stat
 from collections.abc import Sequence
 from dataclasses import replace
-from enum import Enum
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats import registry
-from hymt_batch.formats.format import Format
 from hymt_batch.formats.text_encoding import UTF8
 from hymt_batch.records import Input, SkippedFile
 from hymt_batch.source import hub, ignored_settings, input_names, unread
 from hymt_batch.source.folder_walk import walk
+from hymt_batch.source.format_choice import FormatChoice, Origin
 from hymt_batch.source.found_inputs import FoundInputs
 from hymt_batch.source.input_names import AS_INPUTS, OutputNames
 from hymt_batch.source.job_folders import JobFolders, is_in_translations, show
@@ -35,7 +34,7 @@ from hymt_batch.source.path_errors import (
     unusable_path_error,
 )
 from hymt_batch.source.saved_splits import find_splits, is_dataset
-from hymt_batch.source.settings import SourceConfig, SourceFormat
+from hymt_batch.source.settings import SourceConfig
 from hymt_batch.source.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -86,25 +85,14 @@ def _with_settings(input: Input, config: SourceConfig) -> Input:
     return replace(input, encoding=config.encoding if has_encoding else "", max_window=config.max_window_bytes)
 
 
-class _Origin(Enum):
-    """How a file came to be looked at."""
-
-    NAMED = "a path names it"
-    MATCHED = "a pattern matches it"
-    FOUND = "it is in a folder"
-
-
 class _Finder:
     def __init__(self, config: SourceConfig, out_format: str, folders: JobFolders, formats: Sequence[str] | None):
         self.config, self.out_format, self.job_folders = config, out_format, folders
-        self.format = None if config.format is SourceFormat.auto else registry.get(config.format.value)
+        self.choice = FormatChoice(config, formats)
         self.inputs: list[Input] = []
         self.named: set[str] = set()  # `rel`s of inputs that a path names
         self.skipped: list[tuple[SkippedFile, str]] = []  # with their paths
         self.used_settings: set[str] = set()  # optional settings that a source has used
-        self._has_no_list = formats is not None and not formats  # the job is of a version that recorded no formats
-        self._formats = registry.FOUND_NAMES if formats is None else formats or registry.EARLIER_NAMES
-        self._addable: list[str] = []  # skipped files of formats that were not read when the job was created
         self._empty: list[tuple[str, slice]] = []  # sources without an input, and what was skipped in them
         self._ignored: list[str] = []  # paths of a list that are in the folder of a job
         self._unmatched: list[str] = []  # the first three names that no source.pattern matches
@@ -147,13 +135,7 @@ class _Finder:
             )
         elif left_out:
             log.info("skipped folders=%d with outputs of jobs, such as %s", len(left_out), left_out[:3])
-        if self._addable:
-            log.warning(
-                "found files=%d that are read now, but were not when this job was created, such as %s: "
-                "on_input_change=redo adds them",
-                len(self._addable),
-                self._addable[:3],
-            )
+        self.choice.report()
         ignored_settings.warn_of_skipped([file for file, _ in self.skipped])
 
     def _add_path(self, path: str) -> None:
@@ -169,16 +151,11 @@ class _Finder:
         if os.path.isdir(path):
             self._add_folder(path)
         else:
-            self._add_file(os.path.basename(path), path, _Origin.NAMED)
+            self._add_file(os.path.basename(path), path, Origin.NAMED)
 
-    def _add_file(self, rel: str, path: str, origin: _Origin) -> None:
-        format, reason = self.format, ""
-        if format is None:
-            format, reason = self._format_by_name(path, origin)
-        elif origin is not _Origin.NAMED and not self._has_no_list:
-            reason = unread.why_not_set(path, format, is_matched=origin is _Origin.MATCHED)
-            format = None if reason else format
-        if format is None and origin is not _Origin.NAMED:
+    def _add_file(self, rel: str, path: str, origin: Origin) -> None:
+        format, reason = self.choice.choose(path, origin)
+        if format is None and origin is not Origin.NAMED:
             self.skipped.append((SkippedFile(rel, reason), path))  # a broken link or a pipe, too
             return
         status = os.stat(path)
@@ -192,25 +169,10 @@ class _Finder:
             kind = unread.of_name(path)
             assert kind is not None  # the reason why there is no format
             raise kind.error(path, self.config)
-        if origin is _Origin.NAMED:
+        if origin is Origin.NAMED:
             self.named.add(rel)
         format = registry.as_document(format) if self.config.document else format
         self.inputs.append(input_names.make_input(rel, path, format, self.out_format, status.st_size))
-
-    def _format_by_name(self, path: str, origin: _Origin) -> tuple[Format | None, str]:
-        """Return the format that a file is read as by its name; None with the reason if it is not read."""
-        known, _ = input_names.parse_extension(path)
-        is_named = origin is _Origin.NAMED
-        if known is not None and (known.name in self._formats or (is_named and not self._has_no_list)):
-            return known, ""
-        kind = unread.of_name(path)
-        was_text = self._has_no_list and origin is not _Origin.FOUND and not (kind and kind.was_refused)
-        if known is not None and not is_named and not was_text:
-            self._addable.append(path)
-            return None, f"a {known.extension} file, which was not read when the job was created"
-        if kind is not None and not was_text:
-            return None, kind.what
-        return (None, unread.UNKNOWN) if origin is _Origin.FOUND else (registry.DEFAULT, "")
 
     def _add_folder(self, path: str) -> None:
         name = os.path.basename(os.path.realpath(path))
@@ -219,7 +181,7 @@ class _Finder:
         else:
             if self.config.pattern:
                 self.used_settings.add("pattern")
-            origin = _Origin.MATCHED if self.config.patterns else _Origin.FOUND
+            origin = Origin.MATCHED if self.config.patterns else Origin.FOUND
             for rel in sorted(walk(path, self.config.follow_symlinks, self.job_folders)):
                 full = os.path.join(path, rel)
                 if os.path.isdir(full):
@@ -247,7 +209,7 @@ class _Finder:
             if self.job_folders.leaves_out(path):
                 continue
             if not os.path.isdir(path):
-                self._add_file(rel, path, _Origin.MATCHED)
+                self._add_file(rel, path, Origin.MATCHED)
             elif is_dataset(path):
                 self._add_dataset(rel, path)
         if matches and not self.inputs and all(os.path.isdir(path) for path in matches):
@@ -267,7 +229,7 @@ class _Finder:
                 why=f"The corpora are {[DEMO_PREFIX + known for known in corpora]}.",
                 fix="Set source.path to one of them, or to a file.",
             )
-        self._add_file(f"{name}.txt", str(corpora[name]), _Origin.NAMED)
+        self._add_file(f"{name}.txt", str(corpora[name]), Origin.NAMED)
 
     def _add_spooled(self, path: str, spool: Spool | None) -> None:
         if spool is None:
@@ -276,12 +238,12 @@ class _Finder:
                 fix="Set source.path to a file.",
             )
         if path == STDIN:
-            stored = [spool.store_stdin((self.format or registry.DEFAULT).extension)]
+            stored = [spool.store_stdin((self.choice.set_format or registry.DEFAULT).extension)]
         else:
             self.used_settings |= {"subset", "split", "revision"}
             stored = spool.store_hub(path, self.config)
         for file, rel in stored:
-            format = registry.get(hub.STORED_FORMAT) if path != STDIN else self.format or registry.DEFAULT
+            format = registry.get(hub.STORED_FORMAT) if path != STDIN else self.choice.set_format or registry.DEFAULT
             format = registry.as_document(format) if self.config.document else format
             self.named.add(rel)
             self.inputs.append(input_names.make_input(rel, str(file), format, self.out_format))

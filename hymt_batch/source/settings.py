@@ -16,6 +16,7 @@ from hymt_batch.formats.options import MAX_ROW_BYTES
 from hymt_batch.formats.zstd_frame import MAX_WINDOW
 from hymt_batch.setting import Identity, Operation
 
+DEFAULT_TEXT_FIELD = "text"
 _ESCAPE_CHARACTERS = frozenset(string.punctuation) - {'"', ","}
 
 
@@ -43,7 +44,7 @@ class SourceConfig:
     path: Identity[Any]
     format: Identity[SourceFormat] = SourceFormat.auto
     pattern: Identity[Any] = None
-    text_field: Identity[Any] = "text"
+    text_field: Identity[Any] = DEFAULT_TEXT_FIELD
     src_lang_field: Identity[str | None] = None
     tgt_lang_field: Identity[str | None] = None
     limit: Identity[int | None] = None
@@ -53,6 +54,9 @@ class SourceConfig:
     escape: Identity[str | None] = None
     encoding: Identity[str] = text_encoding.UTF8
     join_cues: Identity[bool] = False
+    keys: Identity[Any] = None
+    skip_keys: Identity[Any] = None
+    add_plural_forms: Identity[bool] = False
     document: Identity[bool] = False
     entries: Identity[Entries] = Entries.empty
     max_window: Operation[Any] = "2GiB"
@@ -77,6 +81,8 @@ class SourceConfig:
     def _check(self) -> None:
         if self.pattern is not None:
             self.pattern = _as_names("pattern", self.pattern)
+        self.keys = _as_keys("keys", self.keys)
+        self.skip_keys = _as_keys("skip_keys", self.skip_keys)
         self.text_field = _as_fields(self.text_field)
         if self.limit is not None and self.limit < 1:
             raise ConfigError(
@@ -150,6 +156,14 @@ def _encoding_name(name: str) -> str:
             f"source.encoding={name} is not a text encoding that Python knows",
             fix=f"Set source.encoding={near[0] if near else 'utf-8'}, or another encoding of Python, such as {names}.",
         ) from None
+
+
+def _as_keys(key: str, value: Any) -> list[str] | None:
+    """Return patterns of keys as a list; None without one."""
+    if value is None or value == []:
+        return None
+    names = _as_names(key, value)
+    return [names] if isinstance(names, str) else names
 
 
 def _as_fields(value: Any) -> str | list[str]:

@@ -18,16 +18,12 @@ from pathlib import Path
 
 from hymt_batch.errors import ConfigError, PreflightError
 from hymt_batch.formats import registry
-from hymt_batch.formats.extraction import Extraction, rename, split_compression
+from hymt_batch.formats.extraction import Extraction, split_compression
 from hymt_batch.formats.format import Format, Kind
-from hymt_batch.formats.json_shape import Shape, find_shape
-from hymt_batch.formats.text_encoding import HEAD_BYTES
-from hymt_batch.formats.text_fields import TextFields
 from hymt_batch.source.first_bytes import read_first_bytes
 from hymt_batch.source.settings import SourceConfig
 
 _LIST = Path(__file__).parent / "unread_formats.toml"
-_MAX_JSON_BYTES = 64 << 20  # of a JSON document that is parsed to say how to make rows of it
 UNKNOWN = "a file with an unknown extension"
 
 
@@ -38,14 +34,11 @@ class UnreadKind:
     what: str  # completes "film.srt is ..."
     extraction: Extraction | None = None
     fix: str = "Leave it out of source.path."  # where there is no extraction
-    is_json: bool = False
     was_refused: bool = False  # versions that recorded no list of formats did not read it as text either
     head: re.Pattern[bytes] | None = None  # the extension counts only if the first bytes match
 
     def advice(self, path: str, config: SourceConfig) -> str:
         """Return what to do with a file of this format."""
-        if self.is_json:
-            return _json_advice(path, config)
         return self.fix if self.extraction is None else self.extraction.advice(path, config.text_fields[0])
 
     def error(self, path: str, config: SourceConfig) -> ConfigError:
@@ -66,15 +59,15 @@ def of_name(path: str) -> UnreadKind | None:
     last = os.path.splitext(lower)[1]
     inner = os.path.splitext(split_compression(lower)[0])[1]
     kind = _of_extension(inner + last) or _of_extension(last) or _of_extension(inner)  # .tar.gz, .tgz, .srt.gz
-    if kind is not None and kind.head is not None and not kind.head.match(_head_of(path)):
+    if kind is not None and kind.head is not None and not kind.head.match(head_of(path)):
         return None
     return kind
 
 
-def _head_of(path: str, size: int = HEAD_BYTES) -> bytes:
+def head_of(path: str) -> bytes:
     """Return the first bytes of a file; b"" for a pipe, which would block, and for what cannot be read."""
     with contextlib.suppress(PreflightError):
-        return read_first_bytes(path, size) if os.path.isfile(path) else b""
+        return read_first_bytes(path) if os.path.isfile(path) else b""
     return b""
 
 
@@ -85,7 +78,11 @@ def why_not_set(path: str, format: Format, *, is_matched: bool) -> str:
     a name with an unknown extension tells, too.
     """
     extension = os.path.splitext(split_compression(path)[0])[1].lower()
-    if format.kind is not Kind.SPLICED or extension == format.extension:
+    if format.kind is not Kind.SPLICED or extension in (
+        format.extension,
+        *format.input_extensions,
+        *format.head_extensions,
+    ):
         return ""
     kind = of_name(path)
     if is_matched and kind is None and registry.by_extension(extension) is None:
@@ -117,23 +114,6 @@ def is_only_path(path: str, config: SourceConfig) -> bool:
     return [os.path.expanduser(only) for only in config.paths] in ([path], [os.path.expanduser(path)])
 
 
-def _json_advice(path: str, config: SourceConfig) -> str:
-    head = _head_of(path, _MAX_JSON_BYTES + 1)
-    found = find_shape(head[:_MAX_JSON_BYTES], len(head) <= _MAX_JSON_BYTES)
-    if found.shape is Shape.ROWS and (
-        TextFields(config.text_fields).may_be_in(found.fields) or head.strip().count(b"\n")
-    ):
-        if is_only_path(path, config):
-            return "Its lines are rows: set source.format=jsonl."
-        name, _ = split_compression(path)
-        return f"Its lines are rows: rename it. {rename(path, os.path.splitext(name)[0], f'.jsonl{path[len(name) :]}')}"
-    if found.shape is Shape.OTHER:
-        return "It has no objects that could be rows. Write it as text, one row per line, or as one object per line."
-    if found.shape is Shape.ROWS:
-        return find_shape(b"{\n}", True).advice(path, config.text_fields[0])  # one line, and a tree of keys
-    return found.advice(path, config.text_fields[0])
-
-
 def _of_extension(extension: str) -> UnreadKind | None:
     return load().get(extension)
 
@@ -157,7 +137,6 @@ def load() -> dict[str, UnreadKind]:
             what=entry["what"],
             extraction=extractions[entry["extract"]] if "extract" in entry else None,
             fix=entry.get("fix", ""),
-            is_json=entry.get("json", False),
             was_refused=entry.get("was_refused", False),
             head=re.compile(entry["head"].encode()) if "head" in entry else None,
         )

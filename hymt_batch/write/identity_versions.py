@@ -44,6 +44,9 @@ CHANGES = Changes(
         "source.encoding": (4, "utf-8"),
         "batch.part_new_tokens": (5, NOT_RECORDED),  # earlier plans divide no row
         "source.join_cues": (5, False),
+        "source.keys": (6, None),
+        "source.skip_keys": (6, None),
+        "source.add_plural_forms": (6, False),
         "source.entries": (6, "empty"),
         "check.code_ladder": (6, []),
         "check.code_retry": (6, NOT_RECORDED),  # earlier versions had no ladder

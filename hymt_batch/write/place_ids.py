@@ -36,6 +36,9 @@ class _Options:
     delimiter: str | None
     escape: str | None
     join_cues: bool
+    keys: Any
+    skip_keys: Any
+    add_plural_forms: bool
     entries: str
 
     @classmethod
@@ -48,6 +51,9 @@ class _Options:
             source.get("delimiter"),
             source.get("escape"),
             source.get("join_cues") is True,
+            source.get("keys"),
+            source.get("skip_keys"),
+            source.get("add_plural_forms") is True,
             str(source.get("entries", "empty")),
         )
 

@@ -1,22 +1,15 @@
-"""Reject a file that is JSON, but not one object per line, by its first bytes."""
+"""Reject a file that is JSON, but not of the shape of its format, by its first bytes."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
-
-from hymt_batch.formats.extraction import convert_in_place
 from hymt_batch.formats.file_error import FileError
-from hymt_batch.formats.json_shape import NAMES_TEXT, Shape, find_shape
+from hymt_batch.formats.jsonl.shape import Shape, find_shape, has_object_line
 from hymt_batch.formats.options import ReadOptions
-from hymt_batch.formats.text_fields import TextFields
 from hymt_batch.records import Input
 
-_ROWS = frozenset({Shape.ROWS, Shape.OTHER})
 
-
-def check_head(input: Input, head: bytes, is_whole: bool, options: ReadOptions) -> None:
-    """Raise ConfigError for one array, or for objects that are written over several lines.
+def check_lines(input: Input, head: bytes, is_whole: bool, options: ReadOptions) -> None:
+    """Raise ConfigError for JSON that is not one object per line.
 
     Args:
         input: The file.
@@ -24,44 +17,43 @@ def check_head(input: Input, head: bytes, is_whole: bool, options: ReadOptions) 
         is_whole: The head is the whole file.
         options: The settings.
     """
-    found = find_shape(head, is_whole)
-    if found.shape in _ROWS or (found.shape is Shape.OBJECTS and _begins_with_line(head)):
+    shape = find_shape(head, is_whole).shape
+    if shape in (Shape.LINES, Shape.OTHER) or (shape is Shape.SINGLE and b"\n" not in head.strip()):
         return
-    if found.shape is Shape.TREE or (
-        found.shape is Shape.WRAPPED and TextFields(options.text_fields).may_be_in(found.fields)
-    ):
-        found = replace(found, shape=Shape.OBJECTS)
-    error = FileError(
-        f"{input.path} is JSON, but not one object per line: it is {found.shape.value}",
+    if shape is Shape.TEXTS and has_object_line(head.decode("utf-8-sig", "ignore")):
+        return  # a bad row among rows
+    is_rows = shape in (Shape.ARRAY, Shape.OBJECTS)
+    name = "json_rows" if is_rows else "json"
+    raise FileError(
+        f"{input.path} is JSON, but not one object per line: it is {shape.value}",
         why="so its lines are not rows",
-        fix=found.advice(input.path, options.text_fields[0]),
-    )
-    if found.shape not in NAMES_TEXT or options.text_fields[0] == "text":  # the command names the text "text"
-        command = convert_in_place(input.path, found.extraction.command)
-        error.among_others(command and f"Make rows of it. Command: {command}")
-    raise error
+        fix=f"Set source.format={name}, which {_READS[is_rows]}.",
+    ).among_others(f"Translate it in a job of its own with source.format={name}, which {_READS[is_rows]}.")
 
 
-def _begins_with_line(head: bytes) -> bool:
-    """Return whether two objects are on the first line, and one of the next lines is an object: a bad row among rows"""
-    first = head.lstrip(b"\xef\xbb\xbf \t\r\n").split(b"\n", 1)
-    return first[0].startswith(b"{") and first[0].rstrip().endswith(b"}") and has_object_line(first[-1])
+_READS = {True: "reads its objects as rows", False: "translates all its strings"}
 
 
-def has_object_line(head: bytes) -> bool:
-    """Return whether one of the complete lines of a file's first bytes is a JSON object."""
-    return any(_is_object(line) for line in head.removeprefix(b"\xef\xbb\xbf").splitlines()[:100])
+def check_rows(input: Input, head: bytes, is_whole: bool, options: ReadOptions) -> None:
+    """Raise ConfigError for JSON that has no objects as rows, or has them on lines; see `check_lines`."""
+    shape = find_shape(head, is_whole).shape
+    if not head.strip() or shape in (Shape.ARRAY, Shape.OBJECTS, Shape.SINGLE):
+        return
+    is_lines = shape is Shape.LINES
+    name = "jsonl" if is_lines else "json"
+    raise FileError(
+        f"{input.path} is not an array of objects: it is {shape.value}",
+        why="so it has no rows of the format json_rows",
+        fix=f"Set source.format={name}, which {_READS[is_lines]}.",
+    ).among_others(f"Translate it in a job of its own with source.format={name}, which {_READS[is_lines]}.")
 
 
-def fits(head: bytes) -> bool:
-    """Return whether a file with these first bytes can have rows of this format."""
-    return not head.strip() or head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") or has_object_line(head)
+def fits_lines(head: bytes) -> bool:
+    """Return whether a file with these first bytes can have rows that are lines."""
+    text = head.decode("utf-8-sig", "ignore").lstrip()
+    return not text or text.startswith("{") or has_object_line(text)
 
 
-def _is_object(line: bytes) -> bool:
-    if not line.lstrip().startswith(b"{"):
-        return False
-    try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
+def fits_rows(head: bytes) -> bool:
+    """Return whether a file with these first bytes can be JSON."""
+    return head.decode("utf-8-sig", "ignore").lstrip()[:1] in ("", "{", "[")

@@ -58,6 +58,11 @@ class JsonScan:
         """Span of the text field's JSON string, quotes included; None unless there is exactly one."""
         return self._text_spans[0] if len(self._text_spans) == 1 and self._text_spans[0][1] else None
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether what was scanned is not the start of an object."""
+        return self._state == "failed"
+
     def feed(self, piece: bytes, final: bool = False) -> None:
         """Scan the next bytes of the row."""
         if self._state == "failed":

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 from hymt_batch.errors import ConfigError
-from hymt_batch.formats.bytestream import ByteStream
 from hymt_batch.formats.field_rows import FieldRows
 from hymt_batch.formats.jsonl.json_scan import JsonScan
 from hymt_batch.formats.jsonl.lenient_json import (
@@ -30,6 +29,7 @@ from hymt_batch.formats.long_rows import Fields, LongRow
 from hymt_batch.formats.options import ReadOptions
 from hymt_batch.formats.row_reader import (
     ReadContext,
+    ReadRow,
     RowError,
     Rows,
     error_document,
@@ -53,15 +53,15 @@ class _DuplicateField(RowError):
         self.is_text = is_text
 
 
-def read_rows(stream: ByteStream, config: ReadOptions, context: ReadContext) -> Rows:
-    """Read rows from the stream's position; see `_read_field_rows` for rows with several text fields.
+def read_rows(stream: Any, config: ReadOptions, context: ReadContext, read_row: ReadRow = read_line) -> Rows:
+    """Read rows, each by `read_row`, from the stream's position; see `_read_field_rows` for several text fields.
 
     With `context.full` the document's values are the parsed object. For a row that is not an object they are its
     leading name-value pairs, and None if the row is blank or has no such pairs.
     """
     fields = TextFields(config.text_fields)
     if fields.is_several:
-        yield from _read_field_rows(stream, config, context, fields)
+        yield from _read_field_rows(stream, config, context, fields, read_row)
         return
     input, row, full, limit = stream.input, context.first_row, context.full, config.max_row_bytes
     (text_field,) = config.text_fields
@@ -72,7 +72,7 @@ def read_rows(stream: ByteStream, config: ReadOptions, context: ReadContext) -> 
     scan = partial(JsonScan, text_field, context.reserved) if full else None
     reserved = context.reserved if full and context.plan_version > 1 else ()
     while True:
-        raw, digest, long = read_line(stream, limit, context, scan)
+        raw, digest, long = read_row(stream, limit, context, scan)
         if not raw and long is None:
             return
         try:
@@ -106,14 +106,16 @@ def read_rows(stream: ByteStream, config: ReadOptions, context: ReadContext) -> 
         row += 1
 
 
-def _read_field_rows(stream: ByteStream, config: ReadOptions, context: ReadContext, fields: TextFields) -> Rows:
+def _read_field_rows(
+    stream: Any, config: ReadOptions, context: ReadContext, fields: TextFields, read_row: ReadRow
+) -> Rows:
     """Read rows with several text fields, of which each text is a document."""
     rows = FieldRows(stream.input, config, context)
     parse = _Parser(config, context)
     scan = partial(JsonScan, names=context.reserved) if context.full else None
     reserved = context.reserved if context.full and context.plan_version > 1 else ()
     while True:
-        raw, digest, long = read_line(stream, config.max_row_bytes, context, scan)
+        raw, digest, long = read_row(stream, config.max_row_bytes, context, scan)
         if not raw and long is None:
             return
         try:
@@ -150,7 +152,7 @@ def _parse_long_row(row: LongRow, text_field: str) -> Fields:
     return values, text if is_known else None
 
 
-def read_head(stream: ByteStream, config: ReadOptions, reserved: tuple[str, ...]) -> Preamble:
+def read_head(stream: Any, config: ReadOptions, reserved: tuple[str, ...], read_row: ReadRow = read_line) -> Preamble:
     """Reject a file whose first rows all lack a field that a setting names, or have a field that the output adds.
 
     Raises:
@@ -166,7 +168,7 @@ def read_head(stream: ByteStream, config: ReadOptions, reserved: tuple[str, ...]
     without_fields: tuple[int, dict[str, Any]] | None = None  # the first row that has none of several text fields
     num_read = num_objects = 0
     for row in range(HEAD_ROWS):
-        raw, _, long = read_line(stream, config.max_row_bytes, ReadContext())
+        raw, _, long = read_row(stream, config.max_row_bytes, ReadContext())
         if not raw and long is None:
             break
         if long is not None or raw.isspace():

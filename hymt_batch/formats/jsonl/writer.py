@@ -38,6 +38,7 @@ class JsonlWriter:
         self._keys = tuple(map(dump_json, spec.added))
         self._on_error = spec.on_error
         self._fields = spec.new_field_reader()
+        self._comma = b", "  # before an added field
         self._same_format = spec.keeps_bytes
         if self._same_format:
             self._stream.write(spec.preamble.bom)
@@ -54,7 +55,8 @@ class JsonlWriter:
 
     def _added_pairs(self, document: Document, row: Row) -> bytes:
         text = dump_json(translation_value(document, row, self._on_error))
-        return f"{self._keys[0]}: {text}, {self._keys[1]}: {dump_json(metadata(document, row))}".encode()
+        meta = dump_json(metadata(document, row))
+        return f"{self._keys[0]}: {text}".encode() + self._comma + f"{self._keys[1]}: {meta}".encode()
 
     def _splice(self, document: Document, row: Row) -> bytes:
         raw, values = document.raw, document.values
@@ -67,14 +69,14 @@ class JsonlWriter:
         ):
             inside = raw.rstrip(_JSON_WHITESPACE)[:-1]  # up to the closing brace
             body = inside.rstrip(_JSON_WHITESPACE)
-            comma = b"" if body.lstrip(_JSON_WHITESPACE) == b"{" else b", "
+            comma = b"" if body.lstrip(_JSON_WHITESPACE) == b"{" else self._comma
             return body + comma + self._added_pairs(document, row) + raw[len(body) :]
         raw = raw.removeprefix(b"\xef\xbb\xbf")  # a BOM inside a file, from files that were concatenated
         scan = scan_json_object(raw, names=self._names)
         body, tail = raw[: scan.pairs_end], raw[scan.pairs_end :] if scan.is_complete else b"}" + line_ending(raw)
         if not scan.present_names.isdisjoint(self._names):
             return b"".join(repair_utf8([body + tail]))
-        comma = b", " if scan.num_pairs else b""
+        comma = self._comma if scan.num_pairs else b""
         return b"".join([*repair_utf8([body or b"{"]), comma, self._added_pairs(document, row), tail])
 
     def _long_row_chunks(self, document: Document, row: Row) -> Iterator[bytes]:

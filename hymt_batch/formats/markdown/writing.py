@@ -80,6 +80,11 @@ class Surroundings:
         parts = list(_parts(text, _code_pattern(frozenset(self._piece.literals))))
         if not has_text(" ".join([part for is_code, part in parts if not is_code])):
             return None
+        if self._piece.breaks and not self._piece.is_alone:  # marks over a break, beside other texts: nothing may move
+            if [part for is_code, part in parts if is_code] != list(self._piece.literals):
+                return None
+            if not all(_PLAIN.fullmatch(part.replace("\n", " ")) for is_code, part in parts if not is_code):
+                return None
         if pipe := self._pipe():
             parts = [(is_code, part if is_code else _PIPE.sub(pipe, part)) for is_code, part in parts]
         for candidate in self._candidates(parts):
@@ -154,16 +159,17 @@ class Surroundings:
             fragment += "".join(f"\n[^{label}]: x\n" for label in dict.fromkeys(_FOOTNOTE.findall(line)))
         blocks: list[str] = []
         inlines: Counter[str] = Counter()
+        depth = 0  # of marks
         for event in read_tags(fragment, self._has_reference):
             if isinstance(event, str):
                 if event == "Rule":
                     blocks.append(event)
-                else:
-                    inlines[event] += 1
+                else:  # a hard break outside of all marks ends a text
+                    inlines[event if depth else f"outer {event}"] += 1
                 continue
             ((name, value),) = event.items()
             if name in ("Start", "End"):
-                _count(name, value, blocks, inlines)
+                depth += _count(name, value, blocks, inlines)
             elif name == "TaskListMarker":
                 blocks.append(name)
             elif name != "Text":
@@ -171,14 +177,18 @@ class Surroundings:
         return tuple(blocks), inlines
 
 
-def _count(name: str, tag: Any, blocks: list[str], inlines: Counter[str]) -> None:
+def _count(name: str, tag: Any, blocks: list[str], inlines: Counter[str]) -> int:
+    """Count a start or an end; return by how much the marks around what follows become more."""
     kind, value = next(iter(tag.items())) if isinstance(tag, dict) else (tag, None)
     if kind not in INLINE_TAGS:
         blocks.append(f"{name} {tag}")
-    elif name == "Start":
-        if value:  # a label may be repeated: [label] and [label][label] are the same link
-            value = value["dest_url"], value["title"], " ".join(value["id"].split()).casefold()
-        inlines[f"{kind} {value}"] += 1
+        return 0
+    if name == "End":
+        return -1
+    if value:  # a label may be repeated: [label] and [label][label] are the same link
+        value = value["dest_url"], value["title"], " ".join(value["id"].split()).casefold()
+    inlines[f"{kind} {value}"] += 1
+    return 1
 
 
 @lru_cache(1024)

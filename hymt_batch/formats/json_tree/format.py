@@ -1,0 +1,49 @@
+"""The record of the format json."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hymt_batch.formats.compressed_stream import open_published
+from hymt_batch.formats.format import Addressing, Format, Kind
+from hymt_batch.formats.json_tree.places import JsonTreeFile
+from hymt_batch.formats.json_tree.plural_categories import MOST_CATEGORIES, MOST_ORDINAL
+from hymt_batch.formats.spliced import PlaceOptions, SplicedInput, SplicedWriter
+from hymt_batch.formats.text_encoding import UTF8
+
+
+def _count_rows(path: Path, source_settings: Mapping[str, Any]) -> set[int]:
+    """Count the places of a published file, of which some may be plural forms that were not inserted.
+
+    See `Format.count_rows`.
+    """
+    options = PlaceOptions.of(source_settings.get)
+    with open_published(path, source_settings.get("encoding", UTF8)) as stream:
+        file = JsonTreeFile(stream.read())
+    fewest, cardinal, ordinal = (
+        sum(1 for _ in file.places(replace(options, tgt_lang=language)))
+        for language in ("", MOST_CATEGORIES, MOST_ORDINAL)
+    )
+    return set(range(fewest, cardinal + ordinal - fewest + 1))
+
+
+FORMAT = Format(
+    name="json",
+    about="JSON trees of keys (.json, .arb); all strings",
+    kind=Kind.SPLICED,
+    addressing=Addressing.START,
+    extension=".json",
+    input_extensions=(".json",),
+    head_extensions={".arb": re.compile(rb"(?:\xef\xbb\xbf)?\s*\{")},
+    has_fields=False,
+    source_settings=("encoding", "keys", "skip_keys", "add_plural_forms"),
+    escapes_characters=True,
+    open_input=partial(SplicedInput, parse=JsonTreeFile),
+    open_writer=partial(SplicedWriter, parse=JsonTreeFile),
+    count_rows=_count_rows,
+)

@@ -1,0 +1,172 @@
+"""The places of a JSON tree: its strings, but for those that a setting or the kind of the file leaves out.
+
+A string that is a message of ICU with branches has a place for each of its texts. With `source.add_plural_forms`, the
+plural categories that the target language needs and the source lacks are inserted, in such messages and as keys of
+i18next (`item_one`, `item_other`), made from the text for `other`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from hymt_batch.formats.json_tree import icu
+from hymt_batch.formats.json_tree.content import has_words
+from hymt_batch.formats.json_tree.escapes import Escapes
+from hymt_batch.formats.json_tree.key_patterns import KeyFilter
+from hymt_batch.formats.json_tree.plural_categories import categories
+from hymt_batch.formats.json_tree.tokenizer import StringValue, bounded_name, find_strings, member_name, unescape
+from hymt_batch.formats.line_input import BOM
+from hymt_batch.formats.row_reader import RowError, not_utf8_message
+from hymt_batch.formats.spliced import Place, PlaceOptions
+from hymt_batch.records import FormatCodes, Status
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_ONE_UNIT = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.|[\x00-\x7f]|[^\x00-\x7f][\x80-\xbf]*"
+)
+_PLAIN_ARGUMENT = re.compile(r"\{[^{}\n]{0,200}\}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """How a translation is written, where it is not the whole of a string."""
+
+    branch: icu.Branch | None = None
+    before: bytes = b""  # what is inserted with it
+    after: bytes = b""
+
+
+class JsonTreeFile:
+    """A file, parsed; see `spliced.ParsedFile`."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._strings = find_strings(data, len(BOM) if data.startswith(BOM) else 0)
+        self._escapes = Escapes(data)
+
+    def places(self, options: PlaceOptions) -> Iterator[Place]:
+        is_bundle = _is_resource_bundle(self._strings)
+        has_messages = is_bundle or icu.COMPLEX_IN_JSON.search(self._data) is not None
+        language = options.tgt_lang if options.add_plural_forms else ""
+        keys = KeyFilter(options.keys, options.skip_keys)
+        for value in self._strings:
+            if (is_bundle and _is_metadata(value)) or not (keys.takes_all or keys.takes(value.path)):
+                continue
+            place = self._place(value)
+            message = icu.parse(place.text) if has_messages and place.text and _MESSAGE.search(place.text) else None
+            if message is None:
+                yield place
+                if language and place.text:
+                    yield from self._plural_keys(value, place.text, language)
+            else:
+                yield from self._message_places(value, place.text or "", message, language)
+
+    def encode(self, place: Place, text: str) -> bytes:
+        frame = place.context
+        if text == place.text and place.start < place.end:
+            return self._data[place.start : place.end]  # with the user's own escapes
+        if frame is None:
+            return self._escapes.escape(text)
+        written = icu.write(text, frame.branch) if frame.branch else text
+        return bytes(frame.before + self._escapes.escape(written) + frame.after)
+
+    def _place(self, value: StringValue) -> Place:
+        start, end, name = value.start, value.end, value.name
+        try:
+            text = unescape(self._data[start:end])
+        except UnicodeDecodeError as error:
+            return Place(start, end, name, None, RowError(not_utf8_message(error, "string"), Status.BAD_ENCODING))
+        if not text.isascii() and _SURROGATE.search(text):
+            message = "has half of a surrogate pair in \\u escapes, which is no character. Write both halves."
+            return Place(start, end, name, None, RowError(message, Status.BAD_ENCODING))
+        return Place(start, end, name, text if has_words(text) else "")
+
+    def _message_places(self, value: StringValue, text: str, message: icu.Message, language: str) -> Iterator[Place]:
+        """Yield a place for each text of a message, and for each branch that is inserted."""
+        offsets = self._offsets(value, text)
+        inserted = self._inserted_branches(value, offsets, message, language) if language else []
+        for part in message.texts:
+            start, end = offsets[part.start], offsets[part.end]
+            while inserted and inserted[0].start <= start:
+                yield inserted.pop(0)
+            text_of_part = part.text if has_words(part.text) else ""
+            name = bounded_name(value.name + part.label)
+            yield Place(start, end, name, text_of_part, codes=_codes(part), context=_Frame(part.branch))
+        yield from inserted
+
+    def _inserted_branches(
+        self, value: StringValue, offsets: Sequence[int], message: icu.Message, language: str
+    ) -> list[Place]:
+        """Return a place for each branch that the target language needs; it stands before the branch `other`."""
+        places = []
+        for forms in message.plurals:
+            start, content = offsets[forms.start], offsets[forms.other.start]
+            if not has_words(forms.other.text):
+                continue
+            opening = self._data[start:content].removeprefix(b"other")
+            gap = self._data[offsets[forms.gap_start] : start]
+            for category in categories(language, is_ordinal=forms.is_ordinal):
+                if category in forms.selectors:
+                    continue
+                frame = _Frame(forms.other.branch, category.encode() + opening, b"}" + gap)
+                name = bounded_name(value.name + forms.label(category))
+                places.append(Place(start, start, name, forms.other.text, codes=_codes(forms.other), context=frame))
+        return sorted(places, key=lambda place: place.start)
+
+    def _plural_keys(self, value: StringValue, text: str, language: str) -> Iterator[Place]:
+        """Yield a place for each key of i18next that the target language needs; it stands after the key of `other`."""
+        container = value.container
+        if container is None or value.key_start < 0 or not str(value.key).endswith("_other"):
+            return
+        stem, is_ordinal = str(value.key).removesuffix("_other"), str(value.key).endswith("_ordinal_other")
+        present = [name for name in ("zero", "one", "two", "few", "many") if f"{stem}_{name}" in container.keys]
+        quote = self._data.find(b'_other"', value.key_start, value.start)
+        if not present or quote < 0:
+            return
+        preceding = self._data[max(0, value.key_start - _MAX_SPACE) : value.key_start]
+        begin = value.key_start - len(preceding) + len(preceding.rstrip(b" \t\r\n"))
+        start = value.end + 1
+        for category in categories(language, is_ordinal=is_ordinal):
+            if category != "other" and category not in present:
+                before = b"," + self._data[begin:quote] + f'_{category}"'.encode() + self._data[quote + 7 : value.start]
+                name = member_name(container, f"{stem}_{category}")
+                yield Place(start, start, name, text, context=_Frame(before=before, after=b'"'))
+
+    def _offsets(self, value: StringValue, text: str) -> Sequence[int]:
+        """Return the offset in the file of each character of a string, and of its end."""
+        raw = self._data[value.start : value.end]
+        if b"\\" not in raw and raw.isascii():
+            return range(value.start, value.end + 1)
+        return list(accumulate(map(len, _ONE_UNIT.findall(raw)), initial=value.start))
+
+
+_MESSAGE = re.compile("[{}']")
+_MAX_SPACE = 1000  # before a key, that is repeated before an inserted one
+
+
+def _codes(part: icu.MessageText) -> FormatCodes:
+    """Return the codes of a text that are codes only in a message."""
+    unusual = [argument for argument in part.branch.arguments if not _PLAIN_ARGUMENT.fullmatch(argument)]
+    return tuple((code, "") for code in [*unusual, *(["#"] if part.branch.has_number else [])])
+
+
+def _is_resource_bundle(strings: Sequence[StringValue]) -> bool:
+    """Return whether a file is an application resource bundle (ARB), of which some keys begin with @."""
+    outermost = next((value.container for value in strings), None)
+    while outermost is not None and outermost.parent is not None:
+        outermost = outermost.parent
+    if outermost is None or not outermost.is_object:
+        return False
+    keys = outermost.keys
+    return any(key.startswith("@@") or (key.startswith("@") and key[1:] in keys) for key in keys)
+
+
+def _is_metadata(value: StringValue) -> bool:
+    """Return whether a string of a resource bundle belongs to a key that begins with @."""
+    key, container = value.key, value.container
+    while container is not None and container.parent is not None:
+        key, container = container.key, container.parent
+    return isinstance(key, str) and key.startswith("@")
