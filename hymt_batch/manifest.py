@@ -190,6 +190,16 @@ def errors_path(folder: Path, rel: str) -> Path:
     return folder.joinpath("errors", f"{rel}.errors.jsonl")
 
 
+@functools.lru_cache(maxsize=64)
+def review_path(folder: Path, rel: str) -> Path:
+    return folder.joinpath("review", f"{rel}.review.jsonl")
+
+
+def list_paths(folder: Path, rel: str) -> dict[str, Path]:
+    """Return the lists of rows that an output can have beside it, by their keys in its record."""
+    return {"errors": errors_path(folder, rel), "review": review_path(folder, rel)}
+
+
 @dataclass(frozen=True, slots=True)
 class JobRecord:
     """The contents of `job.json`."""
@@ -339,6 +349,7 @@ def build(job: JobRecord, file_records: Sequence[JsonDict], skipped: Sequence[Sk
             ],
             **({"failed": failed} if (failed := failed_files(file_records)) else {}),
             "errors": [{"path": f"errors/{f['rel']}.errors.jsonl", **f["errors"]} for f in file_records if f["errors"]],
+            **({"review": review} if (review := _review_lists(file_records)) else {}),
             "rows": sum(f["rows"] for f in file_records),
             **({"texts": count_texts(file_records)} if any("texts" in f for f in file_records) else {}),
             "counts": sum_counts(f["counts"] for f in file_records),
@@ -353,6 +364,10 @@ def build(job: JobRecord, file_records: Sequence[JsonDict], skipped: Sequence[Sk
 def count_texts(records: Iterable[JsonDict]) -> int:
     """Return the texts of all rows, which the counts by status and by flag count: one a row, or several fields."""
     return sum(int(record["texts" if "texts" in record else "rows"]) for record in records)
+
+
+def _review_lists(file_records: Iterable[JsonDict]) -> list[JsonDict]:
+    return [{"path": f"review/{f['rel']}.review.jsonl", **f["review"]} for f in file_records if f.get("review")]
 
 
 def failed_files(file_records: Iterable[JsonDict]) -> list[JsonDict]:

@@ -148,7 +148,7 @@ class _Folder:
     job: JobRecord
     identity_sha256: str
     state_names: frozenset[str]  # names in .hymt: files without a state folder were not begun
-    has_errors: bool  # errors/ has something; most files of most jobs have no errors file
+    lists: frozenset[str]  # those of errors/ and review/ that have something; most files of most jobs have no list
     flag_bytes_left: int = MAX_FLAG_BYTES
 
 
@@ -213,8 +213,8 @@ def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> No
         return
     rates, flags = _Rates(), Counter[str]()
     state_names = frozenset(list_names(fs, manifest.state_folder(folder)))
-    has_errors = bool(list_names(fs, folder / "errors"))
-    inspected = _Folder(fs, folder, job, job.identity_sha256, state_names, has_errors)
+    lists = frozenset(key for key in ("errors", "review") if list_names(fs, folder / key))
+    inspected = _Folder(fs, folder, job, job.identity_sha256, state_names, lists)
     for input in job.inputs:
         if f"f{input.file_id}" in state_names:
             _add_file(inspected, input, job_status, rates, flags)
@@ -275,7 +275,7 @@ def _add_from_manifest(fs: Fs, folder: Path, job_status: JobStatus, num_errors: 
     job_status.error_rows, job_status.flags = count_error_rows(job_status.counts), dict(value["flags"])
     job_status.tries = dict(value.get("tries", {}))
     job_status.rows_total, job_status.share, job_status.left_s = job_status.rows, 1.0, 0.0
-    for file in (*value["outputs"], *value["errors"]):
+    for file in (*value["outputs"], *value["errors"], *value.get("review", ())):
         file_stat = stat_or_none(fs, folder / file["path"])
         if (file_stat.size if file_stat else None) != file["bytes"]:
             job_status.findings.add(Kind.DAMAGE, file["path"], NOT_PUBLISHED)
@@ -313,8 +313,9 @@ def _add_file(inspected: _Folder, input: Input, job_status: JobStatus, rates: _R
         job_status.tries = manifest.sum_counts([job_status.tries, record.get("tries", {})])
         job_status.failed += manifest.failed_files([record])
         published = [(manifest.translated_path(folder, input.out_rel), record["output"])]
-        if record["errors"] or inspected.has_errors:
-            published.append((manifest.errors_path(folder, input.rel), record["errors"]))
+        for key, path in manifest.list_paths(folder, input.rel).items():
+            if record.get(key) or key in inspected.lists:
+                published.append((path, record.get(key)))
         for path, recorded in published:
             file_stat = stat_or_none(fs, path)
             if (file_stat.size if file_stat else None) != (recorded["bytes"] if recorded else None):

@@ -213,10 +213,10 @@ def _verify_published_file(
 ) -> None:
     report.files += 1
     report.rows += record["rows"]
-    output, errors = manifest.translated_path(folder, record["out_rel"]), manifest.errors_path(folder, record["rel"])
+    lists = manifest.list_paths(folder, record["rel"]).items()
     for path, recorded, kind, settings in (
-        (output, record["output"], record["format"], source_settings),
-        (errors, record["errors"], error_line.FORMAT, {}),
+        (manifest.translated_path(folder, record["out_rel"]), record["output"], record["format"], source_settings),
+        *((path, record.get(key), error_line.FORMAT, {}) for key, path in lists),
     ):
         name = str(path.relative_to(folder))
         with _collect_unreadable(report, folder):

@@ -37,6 +37,7 @@ from hymt_batch.records import Document, Row, Status
         ("<0>text</0> <1/> I <3 you", ["<0>", "</0>", "<1/>"]),
         ("One\\nTwo\\n 三\\n四 C:\\new\\table", ["\\n", "\\n", "\\n"]),
         ("见https://a.b/c了解，联系a@b.cn。www.example.com", ["https://a.b/c", "a@b.cn", "www.example.com"]),
+        ("http://a.b, (http://c.d) http://x.y/z_(foo)", ["http://a.b", "http://c.d", "http://x.y/z_(foo"]),
         ("{% if x %}a{% endif %}{# c #} <!-- c -->", ["{% if x %}", "{% endif %}", "{# c #}", "<!-- c -->"]),
         ("%Y-%m-%d %H:%M", ["%Y", "%m", "%d", "%H", "%M"]),
         ("{see the note below} {a, b} a <b and c> d, 10:30 :smile: :name 12% complete %complete 100%de", []),

@@ -95,11 +95,11 @@ Paths are below hymt_batch/ (jobs/ is beside it); a folder ends with a slash.
 """
 
 HEAVY = {
-    "torch": "model/ decode/ bench/ demo/train.py",
-    "transformers": "model/ decode/ bench/ demo/train.py demo/__main__.py",
+    "torch": "model/ decode/ bench/ demo/",
+    "transformers": "model/ decode/ bench/ demo/",
     "accelerate": "",  # transformers uses it
-    "tokenizers": "model/ bench/ demo/train.py",
-    "safetensors": "demo/train.py",
+    "tokenizers": "model/ bench/ demo/",
+    "safetensors": "demo/",
     "huggingface_hub": "model/files.py",
     "datasets": "source/hub.py formats/parquet/saved_dataset.py",
     "pyarrow": "formats/parquet/ formats/bytestream.py formats/compressed_stream.py source/hub.py",

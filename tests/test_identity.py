@@ -132,6 +132,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "write.encoding": "input",
     "write.on_error": "source",
     "write.raw_errors": "false",
+    "write.review": "false",
     "write.translation_field": "out",
     "write.meta_field": "about",
     "write.row_group_rows": "100",

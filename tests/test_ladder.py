@@ -309,3 +309,30 @@ def test_the_forms_of_the_cards_are_no_format_strings() -> None:
         turn = bytes(made.prompt.ids[1:-1]).decode()
         assert (code_prompt.number_codes(source) if family == "hy_mt1_5" else source.text) in turn
         assert CodePrompts(template, Bytes(), 200).format_prompt(usual, source) is None  # no room
+
+
+def test_a_stopped_job_climbs_the_ladder_again_to_the_same_bytes(tmp_path: Path) -> None:
+    texts = [f"Press <b>key {n}</b> {{x{n}}} now" if n % 3 else f"Nothing {n}" for n in range(24)]
+    cues = [f"{n}\n00:00:{n:02},000 --> 00:00:{n:02},900\n{text}\n" for n, text in enumerate(texts, 1)]
+    (tmp_path / "a.srt").write_text("\n".join(cues), encoding="utf-8")
+    calls = [0]
+
+    def answer_until(last: int) -> Answer:
+        def answer(turn: str, seed: int) -> str:
+            calls[0] += 1
+            if calls[0] == last:
+                raise InterruptedError
+            text = turn.rpartition("\n\n")[2]
+            return text.replace("<b>", "") if int(re.findall(r"\d+", text)[0]) % 2 else text.upper().replace("B>", "b>")
+
+        return answer
+
+    words = [f"source.path={tmp_path / 'a.srt'}", "tgt_lang=fr", "batch.part_rows=5", "batch.max_rows=2"]
+    whole = _translate(Job(tmp_path), answer_until(-1), *words, "name=whole")
+    num_calls, calls[0] = calls[0], 0
+    with pytest.raises(InterruptedError):
+        _translate(Job(tmp_path), answer_until(num_calls // 2), *words, "name=stopped")
+    again = _translate(Job(tmp_path), answer_until(-1), *words, "name=stopped", "batch.max_rows=3")
+    assert again.num_rows_kept > 0 and again.tries == whole.tries
+    files = [(tmp_path / "out" / name / "translated/a.srt").read_bytes() for name in ("whole", "stopped")]
+    assert files[0] == files[1]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hymt_batch.demo import grammar, train
+from hymt_batch.demo import example, grammar
 from hymt_batch.device_map import accelerate_file
 from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
 from hymt_batch.errors import PreflightError
@@ -49,7 +49,7 @@ def translations(hymt: LoadedModel, tgt_lang: str = "fr") -> list[str]:
 
     texts = []
     for text in TEXTS:
-        body = hymt.tokenizer.encode([train.prompt(text, tgt_lang)])[0]
+        body = hymt.tokenizer.encode([example.prompt(text, tgt_lang)])[0]
         ids = torch.tensor([[*hymt.tokenizer.prefix, *body, *hymt.tokenizer.suffix]])
         with torch.inference_mode():
             output = hymt.network.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=200)

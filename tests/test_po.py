@@ -20,6 +20,8 @@ from hymt_batch.formats.po.catalogue import Catalogue
 from hymt_batch.formats.spliced import Place, PlaceOptions, UnreadableFileError
 from hymt_batch.formats.writer import open_writer
 from hymt_batch.records import Document, Input, Preamble, Row, Status
+from hymt_batch.source import discovery
+from hymt_batch.source.settings import SourceConfig, SourceFormat
 from hymt_batch.write.settings import WriteConfig
 from jobs import verify
 from tests.fakes.job import Job
@@ -489,6 +491,13 @@ def test_a_job_translates_catalogues_and_templates_in_their_place(tmp_path: Path
     marked = (folder / "translated/b.pot").read_text()
     assert marked.startswith("#, fuzzy\n")  # its code had to be put back
     assert verify.verify(folder).exit_code is ExitCode.COMPLETE
+
+
+def test_templates_are_found_in_a_folder_when_the_format_is_set(tmp_path: Path) -> None:
+    for name in ("a.po", "b.pot", "c.txt"):
+        (tmp_path / name).write_text('msgid "a"\nmsgstr ""\n')
+    found = discovery.find_inputs(SourceConfig(path=str(tmp_path), format=SourceFormat("po")))
+    assert [input.rel for input in found] == ["a.po", "b.pot"]
 
 
 def test_with_a_limit_the_other_entries_stay_and_an_error_names_its_entry(tmp_path: Path, job: Job) -> None:

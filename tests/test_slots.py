@@ -18,7 +18,7 @@ from hymt_batch.decode.sampling import GREEDY, SamplingParams
 from hymt_batch.decode.sequence import Counters
 from hymt_batch.decode.settings import DecodeConfig
 from hymt_batch.decode.slots import SlotEngine
-from hymt_batch.demo import grammar, train
+from hymt_batch.demo import example, grammar
 from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
 from hymt_batch.errors import StoppedError
 from hymt_batch.model import prepare
@@ -43,7 +43,7 @@ def hymt() -> LoadedModel:
 
 def prompts(hymt: LoadedModel, num: int, tgt_langs: Sequence[str] = ("fr",)) -> list[list[int]]:
     texts = [
-        train.prompt(bulletin.en, tgt_langs[index % len(tgt_langs)])
+        example.prompt(bulletin.en, tgt_langs[index % len(tgt_langs)])
         for index, bulletin in enumerate(grammar.sample(21, num))
     ]
     return [[*hymt.tokenizer.prefix, *ids, *hymt.tokenizer.suffix] for ids in hymt.tokenizer.encode(texts)]

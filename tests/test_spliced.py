@@ -335,6 +335,24 @@ def test_no_other_input_can_become_a_spliced_file(tmp_path: Path, job: Job) -> N
         job(f"source.path={tmp_path / 'in.txt'}", "name=n", "write.format=properties")
 
 
+@pytest.mark.parametrize("name", ["properties", "po", "srt", "vtt", "markdown"])
+def test_a_lone_surrogate_in_a_translation_becomes_the_replacement_character(tmp_path: Path, name: str) -> None:
+    cue = "00:00:01.000 --> 00:00:02.000\n"
+    data = {"properties": "# é\nk=one\n", "po": 'msgid "one"\nmsgstr ""\n', "srt": f"{cue}one\n"}
+    data |= {"vtt": f"WEBVTT\n\n{cue}one\n", "markdown": "one\n"}
+    path = tmp_path / "in"
+    path.write_text(data[name])
+    config = SourceConfig(path=str(path), format=SourceFormat(name))
+    (input,), out = discovery.find_inputs(config).with_target("fr"), io.BytesIO()
+    writer = registry.get(name).open_writer(
+        OutputSpec(input, Preamble(), WriteConfig(), (), FieldReader, True, False), out
+    )
+    for document, _ in read_documents(input, config, full=True):
+        writer.write(document, Row(document.row_index, document.digest, Status.OK, "a \ud83d b"))
+    writer.close()
+    assert "a \ufffd b" in out.getvalue().decode()
+
+
 def test_properties_are_found_by_their_extension(tmp_path: Path, job: Job) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.properties").write_bytes(b"k=one\n")

@@ -201,6 +201,22 @@ def test_another_identity_is_refused_with_each_difference_and_nothing_is_changed
     assert everything(tmp_path / "job") == before
 
 
+@pytest.mark.parametrize(
+    ("new", "now"), [("b", "this hymt-batch has the new one"), ("c", "this run has another model")]
+)
+def test_a_model_that_has_a_name_is_named_where_another_one_began_the_folder(
+    tmp_path: Path, source: Path, new: str, now: str
+) -> None:
+    def open_with(digest: str) -> Output:
+        identity = {**IDENTITY, "model": {"files": {"model.safetensors": digest}}}
+        names = {"a": "the old one", "b": "the new one"}
+        return open_output(tmp_path / "job", [an_input(source)], identity=identity, model_names=names)
+
+    open_with("a").close()
+    with pytest.raises(IdentityError, match=rf"It was begun with the old one, and {now}\."):
+        open_with(new)
+
+
 def test_fork_takes_the_first_folder_that_is_free_or_of_this_identity(tmp_path: Path, source: Path) -> None:
     third: dict[str, Any] = {**OTHER, "seed": 3}
     run(tmp_path / "job", [an_input(source)])

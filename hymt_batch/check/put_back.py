@@ -27,6 +27,8 @@ def put_back(codes: SourceCodes, translation: str) -> str:
         if not found.codes:
             break
         translation = re.sub(" {2,}", " ", " ".join(found.pieces_of(translation)))
+    for address in {code.text for code in codes.found.codes if code.text[0].isalnum()}:
+        translation = translation.replace(address, " ")  # one that is a part of a longer word
     words = [(match[1], match[2]) for match in _WORD.finditer(translation.strip())]
     ends = [0, *accumulate(len(word) for word, _ in words)]
     total = sum(map(len, pieces)) or 1

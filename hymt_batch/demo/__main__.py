@@ -1,24 +1,25 @@
 """Commands for the demo model: sample bulletins, write the corpus, train the model, check the shipped one.
 
-    python -m hymt_batch.demo sample --seed 1 --num 100 --tgt-lang fr --out DIR
+    python -m hymt_batch.demo sample --seed 1 --num 100 --tgt-lang fr --out DIR [--codes]
     python -m hymt_batch.demo corpus [--out DIR]
-    python -m hymt_batch.demo train --out DIR [--steps N]
+    python -m hymt_batch.demo train --out DIR [--steps N] [--from DIR]
     python -m hymt_batch.demo check [--num N] [--seed S] [--model DIR]
 
-Exit codes: 0 success, 1 the model translates too few bulletins exactly, 2 usage error or an unwritable file.
+Exit codes: 0 success, 1 the model translates too few examples exactly, 2 usage error or an unwritable file.
 
 `sample` and `corpus` need only the standard library.
 """
 
 import argparse
+import itertools
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from hymt_batch.demo import grammar, train
+from hymt_batch.demo import checkpoint, example, grammar, measure, train
 
 CORPUS_DIR = Path(__file__).parent / "corpus"
 CORPUS_SEED = 400
@@ -37,29 +38,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         if args.command == "sample":
-            write_sample(args.out, seed=args.seed, num=args.num, tgt_lang=args.tgt_lang)
+            kind = "codes" if args.codes else "plain"
+            write_sample(args.out, seed=args.seed, num=args.num, tgt_lang=args.tgt_lang, kind=kind)
             return 0
         if args.command == "corpus":
             write_corpus(args.out)
             return 0
         if args.command == "train":
+            if args.start and not (args.start / "model.safetensors").is_file():
+                return _fail(
+                    f"{args.start} has no model.safetensors, so it is not a model. Set --from to a demo model."
+                )
             logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
             _silence_transformers()
-            return _report(train.build(args.out, num_steps=args.steps))
+            return _report(train.build(args.out, num_steps=args.steps, start=args.start))
     except OSError as error:
         return _fail(f"cannot write {error.filename or args.out}: {error.strerror}. Set --out to another folder.")
     if not (args.model / "config.json").is_file():
         return _fail(f"{args.model} has no config.json, so it is not a model. Set --model to a folder made by train.")
     _silence_transformers()
-    return _report(train.measure(args.model, num_rows=args.num, seed=args.seed))
+    return _report(measure.measure(args.model, num_rows=args.num, seed=args.seed))
 
 
-def write_sample(out: Path, *, seed: int, num: int, tgt_lang: str) -> None:
-    """Write `num` held-out bulletins to src.txt and their translations to ref.txt, one per line."""
-    bulletins = grammar.sample(seed, num)
+def write_sample(out: Path, *, seed: int, num: int, tgt_lang: str, kind: str = "plain") -> None:
+    """Write `num` held-out bulletins to src.txt and their translations to ref.txt, one per line.
+
+    Those with a line break are left out.
+    """
+    drawn = (row for row in example.stream(kind, seed, held_out=True) if "\n" not in row.text.en)
+    rows = list(itertools.islice(drawn, num))
     out.mkdir(parents=True, exist_ok=True)
-    _write_lines(out / "src.txt", [bulletin.en for bulletin in bulletins])
-    _write_lines(out / "ref.txt", [grammar.reference(bulletin, tgt_lang) for bulletin in bulletins])
+    _write_lines(out / "src.txt", [row.text.en for row in rows])
+    _write_lines(out / "ref.txt", [row.answer(tgt_lang) for row in rows])
 
 
 def write_corpus(out: Path) -> None:
@@ -99,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--seed", type=_non_negative_int, default=0, metavar="S", help="random seed (default: 0)")
     sample.add_argument("--num", type=_positive_int, required=True, metavar="N", help="number of bulletins")
     sample.add_argument("--tgt-lang", choices=grammar.TARGETS, required=True, help="language of ref.txt")
+    sample.add_argument("--codes", action="store_true", help="bulletins with tags, placeholders and addresses in them")
     sample.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to, created if missing")
 
     corpus_command = commands.add_parser(
@@ -114,11 +125,17 @@ def _parser() -> argparse.ArgumentParser:
         help="folder to write to (default: the one in the package)",
     )
 
+    _add_training(commands)
+    return parser
+
+
+def _add_training(commands: Any) -> None:
+    """Add the commands that train and measure a model."""
     train_command = commands.add_parser(
         "train",
-        help="train the demo model from scratch (about 20 minutes on two cores)",
-        description="Train the demo model into a folder, then measure it. Exits with 1 if fewer than 99 % of the "
-        "held-out bulletins are translated exactly.",
+        help="train the demo model from scratch (about 25 minutes on two cores)",
+        description="Train the demo model into a folder, or go on with a run that was stopped, then measure it. Exits "
+        "with 1 if fewer than 99 % of the held-out examples of a kind are translated exactly.",
     )
     train_command.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder to write to, created if missing"
@@ -131,20 +148,31 @@ def _parser() -> argparse.ArgumentParser:
         help="training steps; use fewer only for a trial (default: %(default)s)",
     )
 
+    train_command.add_argument(
+        "--from",
+        dest="start",
+        type=Path,
+        metavar="DIR",
+        help="start the second stage with the weights of this model, instead of training the first stage",
+    )
+
     check = commands.add_parser(
         "check",
-        help="measure how many held-out bulletins are translated exactly",
-        description="Translate held-out bulletins and print, for each language and dtype, how many translations are "
-        "exact. Exits with 1 if any share is under 99 %.",
+        help="measure how many held-out examples are translated exactly",
+        description="Translate held-out examples and print, for each kind, language and dtype, how many translations "
+        "are exact. Exits with 1 if any share is under 99 %.",
     )
     check.add_argument(
-        "--num", type=_positive_int, default=100, metavar="N", help="bulletins per language (default: 100)"
+        "--num", type=_positive_int, default=100, metavar="N", help="examples per kind and language (default: 100)"
     )
     check.add_argument("--seed", type=_non_negative_int, default=1, metavar="S", help="random seed (default: 1)")
     check.add_argument(
-        "--model", type=Path, default=train.MODEL_DIR, metavar="DIR", help="model folder (default: the shipped one)"
+        "--model",
+        type=Path,
+        default=checkpoint.MODEL_DIR,
+        metavar="DIR",
+        help="model folder (default: the shipped one)",
     )
-    return parser
 
 
 def _non_negative_int(text: str) -> int:
@@ -172,12 +200,12 @@ def _silence_transformers() -> None:
     transformers_logging.disable_progress_bar()
 
 
-def _report(results: list[train.Exactness]) -> int:
-    print("language  dtype     exact    share")
+def _report(results: list[measure.Exactness]) -> int:
+    print("kind     language  dtype     exact    share")
     for result in results:
         exact = f"{result.num_exact}/{result.num_rows}"
-        print(f"{result.tgt_lang:<8}  {result.dtype:<8}  {exact:<7}  {result.share:.1%}")
-    return 0 if all(result.share >= train.MIN_EXACT_SHARE for result in results) else 1
+        print(f"{result.kind:<7}  {result.tgt_lang:<8}  {result.dtype:<8}  {exact:<7}  {result.share:.1%}")
+    return 0 if all(result.share >= measure.MIN_EXACT_SHARE for result in results) else 1
 
 
 def _fail(message: str) -> int:

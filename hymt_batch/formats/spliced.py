@@ -10,6 +10,7 @@ A file is parsed as a whole, from its start, and held in memory. Knows no format
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import Enum
@@ -27,6 +28,8 @@ from hymt_batch.formats.row_reader import ReadContext, RowError, Rows, too_long_
 from hymt_batch.formats.row_values import BLANK_FLAG
 from hymt_batch.formats.text_encoding import UTF8
 from hymt_batch.records import ERROR_STATUSES, Document, FormatCodes, Input, Preamble, Row, Status
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 MAX_FILE_BYTES = 256 << 20
 """Largest decompressed file: it is held in memory, by the reader and by the writer."""
@@ -213,12 +216,17 @@ class SplicedWriter:
     def write(self, document: Document, row: Row) -> None:
         place: Place = document.values
         self._stream.write(self._data[self._written_to : place.start])
-        self._stream.write(document.raw if keeps_source(row) else self._parsed.encode(place, row.text))
+        self._stream.write(document.raw if keeps_source(row) else self._parsed.encode(place, encodable(row.text)))
         self._written_to = place.end
 
     def close(self) -> None:
         self._stream.write(self._data[self._written_to :])
         self._stream.close()
+
+
+def encodable(text: str) -> str:
+    """Return a text that UTF-8 can encode: a lone surrogate becomes U+FFFD."""
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
 def keeps_source(row: Row) -> bool:

@@ -18,6 +18,7 @@ from hymt_batch import batch, file_units, manifest, prompt
 from hymt_batch.batch import PartLimits
 from hymt_batch.check import assemble
 from hymt_batch.fs import OS_FS, stat_or_none
+from hymt_batch.model import demo_models
 from hymt_batch.prompt import PromptTemplate
 from hymt_batch.records import PLAN_VERSION, Input
 from hymt_batch.run import identity
@@ -150,6 +151,7 @@ def open_output(job: TranslateJob, plan: Plan, inputs: Inputs) -> Output:
         on_mismatch=job.on_mismatch.value,
         on_input_change=job.on_input_change.value,
         skipped=inputs.skipped,
+        model_names=demo_models.NAMES,
     )
     access = InputAccess(inputs.read, inputs.preamble, partial(assemble.shape_row, config=job.check))
     lease_times = LeaseTimes(job.launch.lease_ttl_s, job.launch.lease_beat_s)

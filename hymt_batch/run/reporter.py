@@ -241,7 +241,7 @@ def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
             lines.append(f"    and {more:,} more, listed in {folder / 'manifest.json'}")
     flags = ", ".join(f"{name} {count:,}" for name, count in sorted(summary.flags.items()))
     if flags:
-        lines.append(f"  flags: {flags}")
+        lines.append(f"  flags: {flags}" + (f", listed in {folder / 'review'}" if summary.reviews else ""))
     if summary.tries:
         tries = ", ".join(f"{step} {count:,}" for step, count in summary.tries.items())
         lines.append(f"  decoded for the codes of a text, by step: {tries}")

@@ -59,7 +59,7 @@ def discard_inputs(
         for name in names:
             set_aside.preserve_foreign(fs, folder, name, own_sha256s, DurableFolders(fs, folder).ensure)
         paths = [manifest.translated_path(folder, name) for name in names]
-        for path in (*paths, manifest.errors_path(folder, input.rel)):
+        for path in (*paths, *manifest.list_paths(folder, input.rel).values()):
             remove(fs, path)
             remove_empty_folders(fs, folder, path.parent)
     for input in inputs:
@@ -152,7 +152,7 @@ def remove_leftovers(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
     for input in inputs:
         published_folders |= {
             manifest.translated_path(folder, input.out_rel).parent,
-            manifest.errors_path(folder, input.rel).parent,
+            *(path.parent for path in manifest.list_paths(folder, input.rel).values()),
         }
         file_state = manifest.file_state_folder(folder, input.file_id)
         if file_state.name in existing:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import sys
 from pathlib import Path
+from typing import Any
 
 from hymt_batch import manifest
 from hymt_batch.fs import hash_file, stat_or_none, write_atomic
@@ -51,6 +53,27 @@ def read_record(fs: Fs, folder: Path, input: Input) -> JsonDict | None:
     except (manifest.StateDamagedError, KeyError, TypeError, ValueError) as error:
         log.warning("file_record file_id=%s ignored=%r", input.file_id, str(error))
         return None
+
+
+class RecordPool:
+    """Lets the records of many files share what is equal in them, such as their names of fields and environments."""
+
+    def __init__(self) -> None:
+        self._values: dict[bytes, Any] = {}  # by their JSON
+
+    def shared(self, record: JsonDict, input: Input) -> JsonDict:
+        """Return the record of an input without its shards; nobody may change what is in it."""
+        shared = {sys.intern(name): self._share(value) for name, value in record.items() if name != "shards"}
+        return shared | {"rel": input.rel, "out_rel": input.out_rel}
+
+    def _share(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return sys.intern(value)
+        if isinstance(value, dict) and "sha256" in value:  # of one file
+            return {sys.intern(name): item for name, item in value.items()}
+        if isinstance(value, (dict, list)):
+            return self._values.setdefault(manifest.canonical_json(value), value)
+        return value
 
 
 def output_sha256(record: JsonDict) -> str:
@@ -108,10 +131,12 @@ def describe_damage(fs: Fs, path: Path, expected: JsonDict | None) -> str:
 
 
 def is_intact(fs: Fs, folder: Path, record: JsonDict) -> bool:
-    """Return whether the published file and its errors file are intact; log the damage if not."""
+    """Return whether a published file and the lists beside it are intact; log the damage if not."""
     output = describe_damage(fs, manifest.translated_path(folder, record["out_rel"]), record["output"])
-    errors = describe_damage(fs, manifest.errors_path(folder, record["rel"]), record["errors"])
-    for name, damage in ((record["out_rel"], output), (f"{record['rel']}.errors.jsonl", errors)):
+    damages = {record["out_rel"]: output}
+    for key, path in manifest.list_paths(folder, record["rel"]).items():
+        damages[path.name] = describe_damage(fs, path, record.get(key))
+    for name, damage in damages.items():
         if damage:
             log.warning("published file=%r damage=%r", name, damage)
-    return not output and not errors
+    return not any(damages.values())

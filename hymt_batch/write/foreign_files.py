@@ -1,4 +1,4 @@
-"""Find what is in translated/ and errors/ but does not belong to the job: files, links, pipes and folders."""
+"""Find what is in translated/, errors/ and review/ but does not belong to the job: files, links, pipes and folders."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def find(fs: Fs, folder: Path, job: JobRecord, *, include_leftovers: bool) -> It
     names = [input.out_rel for input in job.inputs]
     names += [name for old_names in job.replaced_paths.values() for name in old_names]  # until assembled again
     job_files = {manifest.translated_path(folder, name) for name in names}
-    job_files |= {manifest.errors_path(folder, input.rel) for input in job.inputs}
+    job_files |= {path for input in job.inputs for path in manifest.list_paths(folder, input.rel).values()}
     job_folders = {parent for path in job_files for parent in path.parents}
-    pending = [folder / "errors", folder / "translated"]
+    pending = [folder / "errors", folder / "review", folder / "translated"]
     while pending:
         path = pending.pop()
         stat = stat_or_none(fs, path)

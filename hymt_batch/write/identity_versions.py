@@ -7,7 +7,7 @@ between versions. Compares keys and values; independent of what the settings do.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,6 +64,7 @@ CHANGES = Changes(
         "write.encoding": "utf-8",
         "check.codes": False,
         "write.name": "{stem}{ext}",
+        "write.review": False,
         "write.fuzzy": False,
     },
 )
@@ -111,6 +112,17 @@ def differences(
     """
     all_differences = manifest.diff(upgrade(stored, requested, changes), requested)
     return [difference for difference in all_differences if difference[0] not in {"version", "batch.plan", *auto_keys}]
+
+
+def name_models(differences: Sequence[tuple[str, Any, Any]], names: Mapping[str, str]) -> str:
+    """Return a line that names the model a folder was begun with, if it has a name; else ""."""
+    files = [(str(old), str(new)) for key, old, new in differences if key.startswith("model.files.")]
+    old_names = [names[old] for old, _ in files if old in names]
+    new_names = [names[new] for _, new in files if new in names]
+    if not old_names:
+        return ""
+    now = f"this hymt-batch has {new_names[0]}" if new_names else "this run has another model"
+    return f"\nIt was begun with {old_names[0]}, and {now}."
 
 
 def earlier_identities(

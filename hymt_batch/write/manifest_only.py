@@ -55,8 +55,8 @@ def find_problems(fs: Fs, folder: Path, value: JsonDict) -> list[tuple[str, str]
         PermissionError: This user may not read one of them.
     """
     problems = []
-    for root in ("outputs", "errors"):
-        for file in value[root]:
+    for root in ("outputs", "errors", "review"):
+        for file in value.get(root, ()):
             name = str(file["path"])
             if name.split("/")[0] != ("translated" if root == "outputs" else root) or ".." in name.split("/"):
                 problems.append(("manifest.json", f"names {name!r}"))
@@ -130,4 +130,5 @@ def summarize(folder: Path, value: JsonDict, seconds: float) -> Summary:
         num_rows_kept=manifest.count_texts([value]),
         outputs=tuple(folder / file["path"] for file in value["outputs"]),
         errors=tuple(folder / file["path"] for file in value["errors"]),
+        reviews=tuple(folder / file["path"] for file in value.get("review", ())),
     )

@@ -1,4 +1,4 @@
-"""The temporary files of one output and of its errors file, and how both are published by rename."""
+"""The temporary files of one output and of the lists beside it, and how all are published by rename."""
 
 from __future__ import annotations
 
@@ -16,8 +16,42 @@ from hymt_batch.records import Input
 TMP_PREFIX = ".tmp-final-"
 
 
+class RowList:
+    """A list of rows beside an output, as JSON lines; a file only if there is a row."""
+
+    def __init__(self, fs: Fs, final: Path, make_folder: Callable[[Path], None], stack: contextlib.ExitStack) -> None:
+        self._fs, self._final, self._make_folder, self._stack = fs, final, make_folder, stack
+        self._file: NewFile | None = None
+        self._num_rows = 0
+
+    def write(self, line: bytes) -> None:
+        """Write a line of the file, which is created for the first one."""
+        if self._file is None:
+            self._make_folder(self._final.parent)
+            self._file = self._stack.enter_context(NewFile(self._fs, tmp_path(self._final)))
+        self._file.write(line)
+        self._num_rows += 1
+
+    def sync(self) -> JsonDict | None:
+        """Sync the file; return its rows, bytes and checksum, None without a file."""
+        if self._file is None:
+            return None
+        sha256 = self._file.sync_and_close()
+        return {"rows": self._num_rows, "bytes": self._file.size, "sha256": sha256}
+
+    def publish(self, *, durable: bool) -> None:
+        """Give the file its name, or remove that of an earlier run, which had rows to list."""
+        if self._file is not None:
+            replace(self._fs, self._file.path, self._final)
+            if durable:
+                self._fs.fsync_dir(self._final.parent)
+        elif stat_or_none(self._fs, self._final):
+            remove(self._fs, self._final)
+            self._fs.fsync_dir(self._final.parent)
+
+
 class OpenFiles:
-    """The temporary files of one output and of its errors, which are renamed when both are complete."""
+    """The temporary files of one output and of the lists beside it, which are renamed when all are complete."""
 
     def __init__(
         self, fs: Fs, folder: Path, input: Input, make_folder: Callable[[Path], None], stack: contextlib.ExitStack
@@ -31,23 +65,14 @@ class OpenFiles:
             make_folder: Creates a folder that survives a power loss.
             stack: Removes the temporary files that were not published.
         """
-        self._fs, self._stack, self._make_folder = fs, stack, make_folder
-        self._final = manifest.translated_path(folder, input.out_rel)
-        self._final_errors = manifest.errors_path(folder, input.rel)
-        self._errors: NewFile | None = None
-        self._num_errors = 0
+        self._fs, self._final = fs, manifest.translated_path(folder, input.out_rel)
         self.out = stack.enter_context(NewFile(fs, tmp_path(self._final)))
-
-    def write_error(self, line: bytes) -> None:
-        """Write a line of the errors file, which is created for the first one."""
-        if self._errors is None:
-            self._make_folder(self._final_errors.parent)
-            self._errors = self._stack.enter_context(NewFile(self._fs, tmp_path(self._final_errors)))
-        self._errors.write(line)
-        self._num_errors += 1
+        paths = manifest.list_paths(folder, input.rel)
+        self._lists = {key: RowList(fs, path, make_folder, stack) for key, path in paths.items()}
+        self.write_error, self.write_review = self._lists["errors"].write, self._lists["review"].write
 
     def publish(self, num_rows: int | None, before: Callable[[str], bool]) -> JsonDict:
-        """Sync both files, give them their names, and return their rows, bytes and checksums.
+        """Sync the files, give them their names, and return their rows, bytes and checksums.
 
         A new name is durable when its folder is synced, at the latest with the manifest. A file that replaces another
         one is durable at once: its record must never stand beside the earlier file, which would look like a user's.
@@ -55,31 +80,24 @@ class OpenFiles:
         Args:
             num_rows: Rows of the output; None for a failed file, which has no output: one that an earlier version of
                 the input had is removed.
-            before: Called with the sha256 of the output, "" without one, when both are synced and have no names yet;
+            before: Called with the sha256 of the output, "" without one, when all are synced and have no names yet;
                 returns whether the output will replace a file.
         """
         output = None
         if num_rows is not None:
             output = {"rows": num_rows, "bytes": self.out.size, "sha256": self.out.sync_and_close()}
-        errors = None
-        if self._errors:
-            sha256 = self._errors.sync_and_close()
-            errors = {"rows": self._num_errors, "bytes": self._errors.size, "sha256": sha256}
+        lists = {key: rows.sync() for key, rows in self._lists.items()}
         replaces = before(str(output["sha256"]) if output else "")
-        if self._errors:
-            replace(self._fs, self._errors.path, self._final_errors)
-            if replaces:
-                self._fs.fsync_dir(self._final_errors.parent)
-        elif stat_or_none(self._fs, self._final_errors):  # left by an earlier run that had errors
-            remove(self._fs, self._final_errors)
-            self._fs.fsync_dir(self._final_errors.parent)
+        for rows in self._lists.values():
+            rows.publish(durable=replaces)
         if output:
             replace(self._fs, self.out.path, self._final)
         else:
             remove(self._fs, self._final)
         if replaces:
             self._fs.fsync_dir(self._final.parent)
-        return {"output": output, "errors": errors}
+        review = {"review": lists["review"]} if lists["review"] else {}
+        return {"output": output, "errors": lists["errors"], **review}
 
 
 def tmp_path(path: Path) -> Path:

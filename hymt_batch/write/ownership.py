@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -48,6 +48,7 @@ class RequestedJob:
     on_mismatch: str = "refuse"  # or "fork"
     on_input_change: str = "refuse"  # or "redo" or "fork"
     skipped: tuple[SkippedFile, ...] = ()  # files that were found beside the inputs and are not read
+    model_names: Mapping[str, str] = field(default_factory=dict)  # sha256 of a model's file -> what messages call it
 
     def with_identity_sha256(self, identity_sha256: str) -> JobRecord | None:
         """Return the requested job with the identity of this digest; None if no version gives the job that identity."""
@@ -100,8 +101,7 @@ def choose_folder(
         if isinstance(problem, InputChangedError):
             if requested.on_input_change == "refuse":
                 raise problem
-            if requested.on_input_change == "redo":
-                problem = None
+            problem = None if requested.on_input_change == "redo" else problem
         if (
             problem is None
             and job
@@ -152,7 +152,7 @@ def inspect_folder(fs: Fs, folder: Path, requested: RequestedJob) -> tuple[JobRe
     if differences:
         raise IdentityError(
             f"{folder} belongs to a job with other settings, and one output never mixes settings:\n"
-            f"{manifest.format_diff(differences)}",
+            f"{manifest.format_diff(differences)}{identity_versions.name_models(differences, requested.model_names)}",
             fix=_suggested_fixes(folder),
         )
     if changed := output_settings.differences(job, requested.job):

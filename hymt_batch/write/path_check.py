@@ -26,7 +26,7 @@ MAX_STATE_PATH_BYTES = len("/.hymt/f0123456789abcdef/s0000000/.tmp-p00000-") + 3
 """Maximum number of bytes that a path in `.hymt` adds to the path of the output folder."""
 
 STATE_FOLDERS = (".hymt", ".hymt/lease", ".hymt/quarantine", ".hymt/attempts", ".hymt/spool")
-FOLDERS = (*STATE_FOLDERS, "translated", "errors", "set_aside")
+FOLDERS = (*STATE_FOLDERS, "translated", "errors", "review", "set_aside")
 FILES = ("manifest.json", ".hymt/job.json", ".hymt/lease/job.json")
 
 
@@ -101,7 +101,7 @@ def check_writable(fs: Fs, folder: Path, inputs: Iterable[Input]) -> None:
         state = manifest.file_state_folder(folder, input.file_id)
         folders |= {
             manifest.translated_path(folder, input.out_rel).parent,
-            manifest.errors_path(folder, input.rel).parent,
+            *(path.parent for path in manifest.list_paths(folder, input.rel).values()),
         }
         if state.name in existing:  # else it will be created in the one above
             folders |= {state, *shard_folders(fs, state)}
@@ -144,7 +144,8 @@ def input_obstacles(fs: Fs, folder: Path, inputs: Iterable[Input]) -> Iterator[t
     checker = _PathChecker(fs, folder)
     for input in inputs:
         checker.check_file(manifest.translated_path(folder, input.out_rel))
-        checker.check_file(manifest.errors_path(folder, input.rel))
+        for path in manifest.list_paths(folder, input.rel).values():
+            checker.check_file(path)
         checker.check_file(record_path(folder, input))
         yield from checker.obstacles
         checker.obstacles.clear()

@@ -40,6 +40,7 @@ from hymt_batch.write.input_changes import (
     stat_files,
 )
 from hymt_batch.write.open_files import OpenFiles
+from hymt_batch.write.review_line import needs_review, review_line
 from hymt_batch.write.row_record import RecordContents, RecordHeader
 from hymt_batch.write.shard_table import ShardTable
 
@@ -171,6 +172,7 @@ def _write(files: OpenFiles, assembly: Assembly, tally: _Tally, *, is_failed: bo
     writer: Writer = _NoWriter()
     if not is_failed:
         writer = open_writer(input, out_format(input, assembly.config), preamble, assembly.config, out, rows)
+    lists_flags = assembly.config.review and not registry.get(out_format(input, assembly.config)).has_fields
     texts: list[tuple[Document, Row]] = []  # of the row that is written next
     for document, row in _documents_and_rows(assembly, tally):
         texts.append((document, row))
@@ -181,6 +183,8 @@ def _write(files: OpenFiles, assembly: Assembly, tally: _Tally, *, is_failed: bo
         if row.status not in UNLISTED_STATUSES:
             is_transcoded = bool(input.encoding)
             files.write_error(error_line(document, row, assembly.config.raw_errors, is_transcoded=is_transcoded))
+        if lists_flags and needs_review(row):
+            files.write_review(review_line(document, row))
     writer.close()
     input_record = hash_input(input)
     if stat_files(input) != files_before:

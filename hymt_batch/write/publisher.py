@@ -69,6 +69,7 @@ class Publisher:
         self._folders = store.records.folders  # of the state of the same files
         self._identity_sha256, self._settings_sha256 = job.identity_sha256, job.settings_sha256  # needed for each file
         self.published: dict[str, _Published] = {}  # file id -> the published file; read-only for callers
+        self._pool = file_record.RecordPool()
         self._outdated: dict[str, str] = {}  # file id -> `out_rel` of a file with earlier output settings
         self._complete_shards: dict[str, ShardTable] = {}  # file id -> the shards of a file that have a row record
         self._own_sha256s: dict[str, str] = {}  # `out_rel` -> sha256 of a file that this job will replace
@@ -135,7 +136,7 @@ class Publisher:
 
     def _set_published(self, input: Input, record: JsonDict) -> None:
         shards = file_record.shard_table_of(record)
-        self.published[input.file_id] = _Published({k: v for k, v in record.items() if k != "shards"}, shards)
+        self.published[input.file_id] = _Published(self._pool.shared(record, input), shards)
         self._complete_shards.pop(input.file_id, None)
         self._folders.forget_folder(manifest.file_state_folder(self._folder, input.file_id))
         self._outdated.pop(input.file_id, None)
@@ -293,7 +294,7 @@ class Publisher:
                 manifest.replace_job(self._fs, self._folder, self._job)
 
     def _published_folders(self, input: Input) -> Iterator[Path]:
-        """Folders of a published file and its errors file."""
+        """Folders of a published file and of the lists beside it."""
         yield manifest.translated_path(self._folder, input.out_rel).parent
-        if self.published[input.file_id].record["errors"]:
-            yield manifest.errors_path(self._folder, input.rel).parent
+        record = self.published[input.file_id].record
+        yield from (p.parent for key, p in manifest.list_paths(self._folder, input.rel).items() if record.get(key))

@@ -38,6 +38,7 @@ class WriteConfig:
     encoding: Output[str] = "utf-8"
     on_error: Output[OnError] = OnError.empty
     raw_errors: Output[bool] = True
+    review: Output[bool] = True
     translation_field: Output[str] = "translation"
     meta_field: Output[str] = "hymt"
     row_group_rows: Output[int] = 65536

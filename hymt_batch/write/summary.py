@@ -41,6 +41,7 @@ class Summary:
     errors: tuple[Path, ...]
     skipped: tuple[SkippedFile, ...] = ()  # files that were found and are not read
     failed: tuple[FailedFile, ...] = ()  # files that are not of their formats
+    reviews: tuple[Path, ...] = ()  # lists of flagged rows
     num_files_assembled_again: int = 0  # with new output settings, by this run, without decoding
 
 
@@ -63,5 +64,6 @@ def summarize(folder: Path, records: Sequence[JsonDict], seconds: float, num_row
         num_rows_kept=max(0, texts - num_rows_decoded),
         outputs=tuple(manifest.translated_path(folder, r["out_rel"]) for r in records if r["output"]),
         errors=tuple(manifest.errors_path(folder, r["rel"]) for r in records if r["errors"]),
+        reviews=tuple(manifest.review_path(folder, r["rel"]) for r in records if r.get("review")),
         failed=tuple(FailedFile(f["rel"], f["why"]) for f in manifest.failed_files(records)),
     )

@@ -73,6 +73,7 @@ CAMPAIGNS = [
     Campaign("unit_kills", "kills of jobs over small files", 2_000, 500, 10),
     Campaign("races", "rounds of 4 writers", 1_000, 100, 4),
     Campaign("kills", "kills", 10_000, 1_000, 100),
+    Campaign("codes", "places for each kind of error and document", 1_000, 125, 3),
     Campaign("injection", "hostile strings", 1_000_000, 100_000, 4_000),
     Campaign("fuzz", "hostile rows", 1_000_000, 100_000, 8_000),
     Campaign("power_loss", "states after a power loss", 1_000_000, 25_000, 2_000),

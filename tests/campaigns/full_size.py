@@ -19,12 +19,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.demo import grammar, train
+from hymt_batch.demo import checkpoint, grammar, train
 from hymt_batch.device_map import network_spec
 from hymt_batch.model import shapes
 
-CONTROL_IDS = {train.BOS: 120000, train.USER: 120006, train.ASSISTANT: 120007, train.EOS: 120020, train.PAD: 120002}
-CONTROL_IDS |= {train.SYSTEM_END: 120021, train.NO_GENERATION_PROMPT: 120026}
+CONTROL_IDS = {
+    checkpoint.BOS: 120000,
+    checkpoint.USER: 120006,
+    checkpoint.ASSISTANT: 120007,
+    checkpoint.EOS: 120020,
+    checkpoint.PAD: 120002,
+    checkpoint.SYSTEM_END: 120021,
+    checkpoint.NO_GENERATION_PROMPT: 120026,
+}
 SCALE = 0.02
 
 PLAIN = """
@@ -89,7 +96,7 @@ def write_model(folder: Path, scale: str) -> None:
 
 def write_tokenizer(folder: Path, vocab_size: int) -> None:
     """Write the demo's tokenizer, padded to the real vocabulary size, with control tokens at the real ids."""
-    content = json.loads((train.MODEL_DIR / "tokenizer.json").read_text(encoding="utf-8"))
+    content = json.loads((checkpoint.MODEL_DIR / "tokenizer.json").read_text(encoding="utf-8"))
     vocab = {text: token_id for text, token_id in content["model"]["vocab"].items() if text not in CONTROL_IDS}
     content["model"]["vocab"] = vocab | {f"<unused {n}>": n for n in range(len(vocab), 120000)}
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
@@ -98,7 +105,7 @@ def write_tokenizer(folder: Path, vocab_size: int) -> None:
         {"id": n, "content": names.get(n, f"<｜hy_place▁holder▁no▁{n}｜>"), **flags} for n in range(120000, vocab_size)
     ]
     (folder / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    settings = json.loads((train.MODEL_DIR / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings = json.loads((checkpoint.MODEL_DIR / "tokenizer_config.json").read_text(encoding="utf-8"))
     settings.pop("added_tokens_decoder")
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
 

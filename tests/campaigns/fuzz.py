@@ -36,13 +36,14 @@ from hymt_batch.source import discovery, stream
 from hymt_batch.source.preamble_reader import read_preamble
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.source.shards import SkippedShard, cut_shards
-from tests.campaigns import hostile, json_documents, outputs, several_fields
+from tests.campaigns import documents, hostile, json_documents, outputs, several_fields
 from tests.campaigns.hostile import BAD, OK, TOO_LONG, Case
 from tests.fakes import job as fake_job
 
 FORMATS = ("text", "text", "jsonl", "jsonl", "jsonl", "csv", "csv", "tsv", "parquet")
 LIMITS = (1 << 20, 1 << 20, 1 << 14, 300)
 FILES = 9
+DOCUMENTS = 40
 ROUND_S = 300
 JOB_EVERY = 4  # rounds
 KINDS: dict[str, Any] = {
@@ -106,6 +107,7 @@ class Campaign:
                 self.damage(path, case)
         if runs_job:
             self.job(folder, cases, limit)
+        self.documents(folder)
         num_done += self.several_fields(folder, num_rows // FILES, runs_job=runs_job)
         shutil.rmtree(folder)
         return num_done
@@ -125,6 +127,19 @@ class Campaign:
             self.fail(f"{folder.name} several fields {case.fields}", difference)
         self.formats["several fields"] += len(case.rows)
         return len(case.rows)
+
+    def documents(self, folder: Path) -> None:
+        """Read and write documents; each must keep what is not translated."""
+        for index in range(DOCUMENTS):
+            try:
+                num_places, problem = documents.check(self.rng, folder, f"d{index}")
+            except ConfigError:  # its first bytes are not those of text
+                continue
+            except Exception as error:  # any other exception is a failure that this campaign reports
+                num_places, problem = 0, f"{type(error).__name__}: {error}"
+            self.counts.update(documents=1, places=num_places)
+            if problem:
+                self.fail(f"{folder.name} document {index}", problem)
 
     def case(self, name: str, format: str, num: int, limit: int, reserved: tuple[str, ...]) -> Case:
         if format != "parquet":

@@ -283,7 +283,8 @@ def within(work: Callable[[], object]) -> None:
 def digest(output: Path, leave_out: str = "") -> str:
     """Return the SHA-256 of the names and bytes of all published files; skip names that begin with `leave_out`."""
     hasher = hashlib.sha256()
-    for path in sorted([*output.glob("translated/**/*"), *output.glob("errors/**/*"), output / "manifest.json"]):
+    published = (path for name in ("translated", "errors", "review") for path in output.glob(f"{name}/**/*"))
+    for path in sorted([*published, output / "manifest.json"]):
         if path.is_file() and not (leave_out and path.name.startswith(leave_out)):
             hasher.update(f"{path.relative_to(output)}\0".encode() + path.read_bytes())
     return hasher.hexdigest()

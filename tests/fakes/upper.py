@@ -133,7 +133,8 @@ def upper(part: Part) -> list[Row]:
         text = (document.text or "").upper()
         status = Status.EMPTY if text.startswith("EMPTY") else document.status
         translation, message = text if status is Status.OK else "", document.message
-        row = Row(document.row_index, document.digest, status, translation, message=message)
+        flags = ("empty",) if status is Status.EMPTY else ()
+        row = Row(document.row_index, document.digest, status, translation, flags=flags, message=message)
         rows.append(replace(row, num_source_tokens=len(text), num_new_tokens=1))
     return rows
 

@@ -157,7 +157,7 @@ def missing_outputs(manifest_bytes: bytes, tree: dict[str, bytes | None], world:
     except manifest.StateDamagedError as damage:
         return [f"I12: a visible manifest is damaged: {damage}"]
     broken = []
-    for file in [*record["outputs"], *record["errors"]]:
+    for file in [*record["outputs"], *record["errors"], *record.get("review", ())]:
         data = tree.get(f"/job/{file['path']}")
         if data is not None and data == world.edited:
             continue  # a user changed it after the manifest was written

@@ -325,7 +325,7 @@ def _() -> Any:
             later: list[tuple[Path, Path]] = []
 
             def rename(source: Path, target: Path) -> None:
-                hidden = target.parent.name in ("translated", "errors")
+                hidden = target.parent.name in ("translated", "errors", "review")
                 later.append((source, target)) if hidden else fs.rename(source, target)
 
             published_record = assemble(PatchedFs(fs, rename=rename), folder, job)

@@ -31,7 +31,12 @@ def start(folder: Path, path: Path, log: Path, pause_s: float, ttl_s: float = 5.
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
-    names = ("translated/in.txt", "errors/in.txt.errors.jsonl", "manifest.json")
+    names = (
+        "translated/in.txt",
+        "errors/in.txt.errors.jsonl",
+        "review/in.txt.review.jsonl",
+        "manifest.json",
+    )
     return {name: (folder / name).read_bytes() for name in names}
 
 

@@ -22,7 +22,6 @@ _NAMED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "v": "\v", "a":
 _NAMED_BYTES = {name.encode(): value.encode() for name, value in _NAMED.items()}
 _ESCAPED = {value: f"\\{name}" for name, value in _NAMED.items()} | {"\\": "\\\\", '"': '\\"', "\0": ""}
 _MUST_ESCAPE = re.compile(r'[\0\a\b\t\n\v\f\r"\\]')
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _WORD = re.compile(r"\S+\s*|\s+")
 _WIDE = "\u2e80-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef"
@@ -70,8 +69,7 @@ def _unescape_bytes(match: re.Match[bytes]) -> bytes:
 
 def escape(text: str) -> str:
     """Return a text with the escapes of a string; NUL, which would end it for gettext, is dropped."""
-    text = _MUST_ESCAPE.sub(lambda match: _ESCAPED[match[0]], text)
-    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+    return _MUST_ESCAPE.sub(lambda match: _ESCAPED[match[0]], text)
 
 
 @dataclass(frozen=True, slots=True)

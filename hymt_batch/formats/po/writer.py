@@ -8,7 +8,7 @@ from typing import BinaryIO, cast
 from hymt_batch.formats.format import OutputSpec
 from hymt_batch.formats.po.catalogue import Catalogue, Written
 from hymt_batch.formats.po.header import Edit
-from hymt_batch.formats.spliced import Place, SplicedWriter, keeps_source
+from hymt_batch.formats.spliced import Place, SplicedWriter, encodable, keeps_source
 from hymt_batch.formats.text_encoding import UTF8
 from hymt_batch.records import Document, Row
 
@@ -27,7 +27,8 @@ class CatalogueWriter(SplicedWriter):
 
     def write(self, document: Document, row: Row) -> None:
         has_text = row.text and not keeps_source(row)
-        self._results.append((document.values, Written(row.text, bool(row.flags)) if has_text else None))
+        result = Written(encodable(row.text), bool(row.flags)) if has_text else None
+        self._results.append((document.values, result))
 
     def close(self) -> None:
         catalogue, tgt_lang = cast(Catalogue, self._parsed), self._spec.input.tgt_lang

@@ -1,0 +1,56 @@
+"""Put terms of a glossary into bulletins: places that were never seen, or known ones that the glossary translates anew.
+
+A place is the name of a city in a bulletin; the translation has the glossary's term in its position. Knows no prompts.
+"""
+
+from random import Random
+
+from hymt_batch.demo.grammar import Text
+from hymt_batch.demo.invented import CONSONANTS, VOWELS, pick, syllables
+from hymt_batch.demo.units import Edits, can_be_named, find_units
+
+SOUNDS = (
+    "阿埃安巴贝比博布达德蒂多杜恩法菲福戈哈赫霍基加卡科库拉莱勒里"
+    "鲁罗马梅米莫纳内尼诺帕佩普奇萨塞斯索塔特图瓦维沃西亚伊泽扎佐"
+)
+
+
+def draw_term(rng: Random, english: str) -> Text:
+    """Draw a term; its translations begin with a consonant, because French elides words before a vowel."""
+    name = _name(rng)
+    translated: list[str] = []
+    for _ in ("fr", "de"):
+        draw = rng.random()
+        root = name if name[0].lower() in CONSONANTS else _name(rng)
+        if draw < 0.5:
+            root = root.rstrip(VOWELS) + pick(rng, ("burg", "ie", "e", "en", "heim", "ville", "a", "ac", "stadt", "y"))
+        translated.append(_name(rng) if draw > 0.8 else root)
+    chinese = "".join(pick(rng, SOUNDS) for _ in range(2 + int(rng.random() * 4)))
+    french, german = translated
+    return Text(english or name, french, german, chinese)
+
+
+def _name(rng: Random) -> str:
+    """Draw a name of one or two words."""
+    name = syllables(rng, 1 + int(rng.random() * 3)).capitalize()
+    return name if rng.random() < 0.85 else f"{name} {syllables(rng, 1).capitalize()}"
+
+
+def with_terms(text: Text, rng: Random) -> tuple[Text, tuple[Text, ...]] | None:
+    """Put one or two terms into a bulletin that names cities.
+
+    Returns:
+        The bulletin and its terms, in any order; None if no term can take the place of a city's name.
+    """
+    cities = [unit for unit in find_units(text) if can_be_named(text, unit)]
+    if not cities:
+        return None
+    edits, terms = Edits(text), []
+    for city in cities[: 1 + int(rng.random() * 2)]:
+        start, end = city.spans[0]
+        term = draw_term(rng, text.en[start:end] if rng.random() < 0.3 else "")
+        terms.append(term)
+        edits.replace(city.spans, (term.en, term.fr, term.de, term.zh))
+    if rng.random() < 0.5:
+        terms.reverse()
+    return edits.result(), tuple(terms)

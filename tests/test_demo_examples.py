@@ -1,0 +1,176 @@
+"""The kinds of examples of the demo model: one right answer each, codes in all languages, prompts of the model card."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hymt_batch.codes import SourceCodes
+from hymt_batch.demo import checkpoint, example, grammar, pronouns, terms, train, units
+from hymt_batch.demo.example import Example
+from hymt_batch.demo.grammar import Text
+from hymt_batch.prompt import TEMPLATES, PromptFamily
+from tests.fakes.job import Interrupted
+
+pytestmark = pytest.mark.core
+
+CARD = TEMPLATES[PromptFamily.hy_mt1_5]
+
+
+def drawn(kind: str, num: int = 500, seed: int = 5) -> list[Example]:
+    return list(itertools.islice(example.stream(kind, seed, held_out=False), num))
+
+
+@pytest.mark.parametrize("kind", example.KINDS)
+def test_a_prompt_has_one_right_answer(kind: str) -> None:
+    for tgt_lang in drawn(kind, 1)[0].targets:
+        answers: dict[str, str] = {}
+        for row in drawn(kind):
+            answer = row.answer(tgt_lang)
+            assert answers.setdefault(row.prompt(tgt_lang), answer) == answer
+        assert len(answers) > 400
+
+
+@pytest.mark.parametrize("kind", example.KINDS)
+def test_held_out_examples_of_a_kind_are_never_trained_on(kind: str) -> None:
+    sampled = {row.prompt("zh") for row in example.sample(kind, 3, 40)}
+    assert not sampled & {row.prompt("zh") for row in drawn(kind, 700, seed=3)}
+    assert [row.text for row in example.sample("plain", 7, 20)] == grammar.sample(7, 20)
+
+
+@pytest.mark.parametrize("kind", ["codes", "format", "terms"])
+def test_every_translation_has_the_codes_of_its_source(kind: str) -> None:
+    shapes = set()
+    for row in drawn(kind, 900):
+        for lang in grammar.TARGETS:
+            translation = row.text.in_language(lang)
+            # the marks of Markdown are codes of that format alone; the name of a place may be any word
+            for mark in ("**", "~~", "`", "](", "\n"):
+                assert row.text.en.count(mark) == translation.count(mark), row
+            # an address in brackets does not end before 天, nor %s before a number
+            if "](" not in row.text.en and not re.search(r"%(\d\$)?[sd@]\d", translation):
+                assert SourceCodes(row.text.en).are_kept_in(translation), row
+        shapes |= {shape for shape in SHAPES if re.search(shape, row.text.en)}
+    assert shapes == (set(SHAPES) if kind != "terms" else shapes)
+
+
+SHAPES = (
+    r"<b>.+</b>", r"<i>.+</i>", r"\{\w+\}", r"\{\{\w+\}\}", r"%s", r"%\(\w+\)d", r"\{\\an8\}", "&nbsp;", "https?://",
+    r"<a href=", r"<s\d>", r"\*\*.+\*\*", r"\w@\w", "\n", r"<br/?>", r"\[.+\]\(https?:",
+)  # fmt: skip
+
+
+def test_codes_stand_at_the_same_words_in_every_language() -> None:
+    text = Text(
+        "It will be sunny in Munich on Monday.",
+        "Le temps sera ensoleillé à Munich lundi.",
+        "In München wird es am Montag sonnig.",
+        "周一慕尼黑天气晴朗。",
+    )
+    found = [tuple(text.in_language(lang)[slice(*span)] for lang, span in zip(units.LANGS, unit.spans, strict=True))
+             for unit in units.find_units(text)]  # fmt: skip
+    assert found == [
+        ("sunny", "ensoleillé", "sonnig", "晴朗"),
+        ("Munich", "Munich", "München", "慕尼黑"),
+        ("Monday", "lundi", "Montag", "周一"),
+    ]
+    edits = units.Edits(text)
+    edits.around(units.find_units(text)[2].spans, "<b>", "</b>")
+    assert edits.result() == Text(
+        "It will be sunny in Munich on <b>Monday</b>.",
+        "Le temps sera ensoleillé à Munich <b>lundi</b>.",
+        "In München wird es am <b>Montag</b> sonnig.",
+        "<b>周一</b>慕尼黑天气晴朗。",
+    )
+
+
+def test_words_that_a_language_has_twice_or_otherwise_are_no_units() -> None:
+    text = Text("Rome on Monday. Rome tomorrow.", "Rome lundi. Rome demain.", "Rom am Montagabend. Rom morgen.", "罗马")
+    assert units.find_units(text) == []
+
+
+def test_terms_are_words_that_the_model_cannot_know() -> None:
+    usual = {city.en: city.fr for city in grammar.CITIES}
+    rows = drawn("terms", 400)
+    for row in rows:
+        for term in row.terms:
+            assert all(term.in_language(lang) in row.text.in_language(lang) for lang in units.LANGS)
+            assert term.fr != usual.get(term.en)
+    names = [term.en for row in rows for term in row.terms]
+    assert 0.6 < sum(name not in usual for name in names) / len(names) < 0.8
+    assert len(set(names)) > 0.4 * len(names)
+    assert all(len(sound) == 1 for sound in terms.SOUNDS)
+
+
+def test_only_the_context_tells_what_a_pronoun_stands_for() -> None:
+    translations: dict[str, set[Text]] = {}
+    for row in drawn("context", 4000):
+        translations.setdefault(row.text.en, set()).add(row.text)
+    for lang in grammar.TARGETS:
+        by_text = ({text.in_language(lang) for text in texts} for texts in translations.values())
+        assert sum(len(texts) > 1 for texts in by_text) > 50
+    assert {subject.fr for subject in pronouns.SUBJECTS} == {"il", "elle", "ils", "elles"}
+    assert {subject.de for subject in pronouns.SUBJECTS} == {"er", "sie", "es"}
+
+
+def test_the_prompts_are_those_of_the_model_card() -> None:
+    text = Text("A {x} b", "", "", "")
+    assert example.prompt("A {x} b", "fr") == CARD["en"].replace("{target}", "French").replace("{text}", "A {x} b")
+    assert example.prompt("A {x} b", "zh") == CARD["zh"].replace("{target}", "中文").replace("{text}", "A {x} b")
+    glossary = (Text("Oslo", "Oslo F", "Oslo D", "奥斯陆"), Text("Rome", "Rome F", "Rome D", "罗马"))
+    assert Example("terms", text, glossary).prompt("de") == (
+        "参考下面的翻译：\nOslo 翻译成 Oslo D\nRome 翻译成 Rome D\n\n"
+        "将以下文本翻译为德语，注意只需要输出翻译后的结果，不要额外解释：\nA {x} b"
+    )
+    assert Example("context", text, context="Before.").prompt("fr") == (
+        "Before.\n参考上面的信息，把下面的文本翻译成法语，注意不需要翻译上文，也不要额外解释：\nA {x} b"
+    )
+    assert Example("format", text).prompt("zh") == (
+        "将以下<source></source>之间的文本翻译为中文，注意只需要输出翻译后的结果，不要额外解释，原文中的<sn></sn>标签表示标签内"
+        "文本包含格式信息，需要在译文中相应的位置尽量保留该标签。输出格式为：<target>str</target>\n\n"
+        "<source>A {x} b</source>"
+    )
+    assert Example("format", Text("a", "b", "c", "d")).answer("zh") == "<target>d</target>"
+
+
+def test_a_stopped_training_continues_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    monkeypatch.setattr(train, "POOL_ROWS", 24)
+    monkeypatch.setattr(train, "MAX_BATCH_TOKENS", 256)
+    monkeypatch.setattr(train, "NUM_PLAIN_STEPS", 3)
+    monkeypatch.setattr(train, "SAVE_EVERY_S", 0)
+
+    def trained(*, stopped: bool) -> dict[str, Any]:
+        """Train five steps; if stopped, in two processes that share only the file, as far as they can tell."""
+        path = tmp_path / f"{stopped}.pt"
+        for _ in range(2 if stopped else 1):
+            torch.manual_seed(0)
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint.MODEL_DIR))
+            training = train.Training(model, AutoTokenizer.from_pretrained(checkpoint.MODEL_DIR), 5)
+            if path.exists():
+                training.load(path)
+                assert 0 < training.step < 5
+            elif stopped:
+                monkeypatch.setattr(training, "save", stop_after(training.save))
+            with contextlib.suppress(Interrupted):
+                training.run(path)
+        return dict(model.state_dict())
+
+    once, twice = trained(stopped=False), trained(stopped=True)
+    assert all(torch.equal(once[name], twice[name]) for name in once)
+
+
+def stop_after(save: Callable[[Path], None]) -> Callable[[Path], None]:
+    def stopped(path: Path) -> None:
+        save(path)
+        raise Interrupted
+
+    return stopped
