@@ -101,7 +101,7 @@ FORMAT = Format(
     input_extensions=(".txt", ".text"),
     one_line=True,
     has_fields=False,
-    source_settings=("encoding",),
+    source_settings=("encoding", "document"),
     open_input=partial(LineInput, read_rows=read_rows, read_head=read_no_head),
     open_writer=TextWriter,
     count_rows=count_rows,

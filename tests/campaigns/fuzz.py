@@ -36,13 +36,14 @@ from hymt_batch.source import discovery, stream
 from hymt_batch.source.preamble_reader import read_preamble
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.source.shards import SkippedShard, cut_shards
-from tests.campaigns import documents, hostile, json_documents, outputs, several_fields
+from tests.campaigns import documents, hostile, json_documents, outputs, several_fields, spliced_files
 from tests.campaigns.hostile import BAD, OK, TOO_LONG, Case
 from tests.fakes import job as fake_job
 
 FORMATS = ("text", "text", "jsonl", "jsonl", "jsonl", "csv", "csv", "tsv", "parquet")
 LIMITS = (1 << 20, 1 << 20, 1 << 14, 300)
 FILES = 9
+SPLICED_FILES = 60  # a round
 DOCUMENTS = 40
 ROUND_S = 300
 JOB_EVERY = 4  # rounds
@@ -108,6 +109,7 @@ class Campaign:
         if runs_job:
             self.job(folder, cases, limit)
         self.documents(folder)
+        self.spliced_files(folder)
         num_done += self.several_fields(folder, num_rows // FILES, runs_job=runs_job)
         shutil.rmtree(folder)
         return num_done
@@ -127,6 +129,18 @@ class Campaign:
             self.fail(f"{folder.name} several fields {case.fields}", difference)
         self.formats["several fields"] += len(case.rows)
         return len(case.rows)
+
+    def spliced_files(self, folder: Path) -> None:
+        """Check files of Markdown, and text files as documents."""
+        for index in range(SPLICED_FILES):
+            path = folder / ("a.md" if index % 2 else "a.txt")
+            try:
+                failure = spliced_files.find_failure(self.rng, path, document=not index % 2)
+            except Exception as error:  # any exception is a failure that this campaign reports
+                failure = f"{type(error).__name__}: {error}"
+            if failure:
+                self.fail(f"{folder.name} {path.name}", failure)
+        self.counts["spliced_files"] += SPLICED_FILES
 
     def documents(self, folder: Path) -> None:
         """Read and write documents; each must keep what is not translated."""

@@ -35,7 +35,7 @@ TTL_S = 1.5  # lease time to live; after a kill during a takeover the next run w
 COLD_S = 0.4  # a new interpreter spends at least this long on imports
 FORMATS = (
     *("in.txt", "in.jsonl", "in.po", "in.parquet", "in.txt.gz", "in.properties"),
-    *("in.fields.jsonl", "in.jsonl.xz", "in.txt.bz2", "in.json", "in.tree.json"),
+    *("in.fields.jsonl", "in.jsonl.xz", "in.txt.bz2", "in.json", "in.tree.json", "in.md", "in.document.txt"),
 )
 
 
@@ -331,6 +331,7 @@ def stub_jobs(seed: int, work: Path, parts: int = 40) -> Iterator[tuple[random.R
             f"launch.lease_beat_s={TTL_S / 5}",
             f"launch.workers={workers}",
             *([sources.FIELDS_SETTING] if sources.FIELDS in source.name else []),
+            *([sources.DOCUMENT_SETTING] if sources.DOCUMENT in source.name else []),
         ]
         victim = Victim(f"job{index}", source, texts, part_rows, warm.STUB, overrides, True, workers)
         if long_row is not None:

@@ -22,6 +22,11 @@ FIELDS = ".fields."
 
 FIELDS_SETTING = "source.text_field=[title,body]"
 
+DOCUMENT = ".document."
+"""In the name of a text file that is read as one document."""
+
+DOCUMENT_SETTING = "source.document=true"
+
 
 def open_file(path: Path, mode: str) -> Any:
     return OPEN.get(path.suffix, open)(path, mode)
@@ -49,6 +54,10 @@ def _entry(path: Path, row: int, text: str) -> str:
         return json.dumps({"id": row, "text": text}) + "\n"
     if path.suffix == ".po":
         return f'# {row}\nmsgctxt "{row}"\nmsgid "{text}"\nmsgstr ""\n\n'
+    if path.suffix == ".md":
+        return f"- {text}\n"
+    if DOCUMENT in path.name:
+        return f"{text}\n\n"
     return f"key{row} = {text}\n" if path.suffix == ".properties" else f"{text}\n"
 
 
@@ -98,6 +107,8 @@ def read(path: Path) -> list[str]:
     if path.suffix in (".po", ".properties"):
         matches = (re.fullmatch(r'msgstr "(.*)"|key\d+ = (.*)', line) for line in lines)
         return [match[1] or match[2] or "" for match in matches if match]
+    if path.suffix == ".md" or DOCUMENT in path.name:
+        return [line.removeprefix("- ") for line in lines if line]
     return [json.loads(line)["translation"] for line in lines] if ".jsonl" in path.name else lines
 
 

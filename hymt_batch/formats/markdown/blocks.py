@@ -152,13 +152,13 @@ def _runs(events: Iterator[Event]) -> Iterator[_Run]:
     around: list[_Block] = []
     inline: list[Event] = []
     for event in events:
-        name, tag = event[0], None
-        if not isinstance(name, str):
-            ((name, tag),) = name.items()
-            if name == "Start" or name == "End":
-                tag = tag if isinstance(tag, str) else next(iter(tag))
-                name = "" if tag in INLINE_TAGS else name
-        if name == "" or name in _INLINE:
+        value = event[0]
+        name = value if isinstance(value, str) else next(iter(value))
+        tag = ""
+        if name == "Start" or name == "End":
+            tag = value[name]
+            tag = tag if isinstance(tag, str) else next(iter(tag))
+        if name in _INLINE or tag in INLINE_TAGS:
             if block.is_text:
                 inline.append(event)
             continue
@@ -167,7 +167,7 @@ def _runs(events: Iterator[Event]) -> Iterator[_Run]:
             inline = []
         if name == "Start":
             around.append(block)
-            block = block.inner(str(tag), event[1], event[2])
+            block = block.inner(tag, event[1], event[2])
         elif name == "End":
             block = around.pop()
     if inline:

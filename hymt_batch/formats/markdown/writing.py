@@ -17,9 +17,11 @@ from typing import Any
 from hymt_batch.formats.markdown.parser import INLINE_TAGS, read_tags
 from hymt_batch.formats.markdown.pieces import Piece, has_text, looks_like_directive
 
-_PLAIN = re.compile(r"[^\W\d_][^\\`*_\[\]<>&~$|{}\n\r\t#^:/@]*")
-"""A translation without anything that could be markup, or a code of which nothing is text."""
+_PLAIN = re.compile(r"(?:[^\\`*_\[\]<>&~$|{}\n\r\t#^:@]|:(?=\s|\Z))*")
+"""A piece of a translation without anything that could be markup, or a code of which nothing is text."""
 
+_PLAIN_START = re.compile(r"[^\W\d_]|[`*_\[\\]")
+_LETTER = re.compile(r"[^\W\d_]")
 _LINE_BREAK = re.compile(r"[ \t]*(?:\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029])[ \t]*")
 _NO_TEXT = re.compile("[\0\ufeff]")
 _ALWAYS_CODE = r"&(?:[A-Za-z]\w{0,31}|#\w{1,8});|(?:https?|ftp)://[^\s<>\"'\[\]`|\\]+|\{\{[^{}\n]*\}\}|\$?\{[^{}\n]*\}"
@@ -73,11 +75,16 @@ class Surroundings:
             .replace("\t", " ")
             .strip()
         )
-        if not self._piece.literals and _PLAIN.fullmatch(text) and not self._is_heading_end(text):
+        if self._fits_plainly(text):
             return text
-        parts = list(_parts(text, _code_pattern(self._piece.literals)))
+        parts = list(_parts(text, _code_pattern(frozenset(self._piece.literals))))
         if not has_text(" ".join([part for is_code, part in parts if not is_code])):
             return None
+        if self._piece.breaks and not self._piece.is_alone:  # marks over a break, beside other texts: nothing may move
+            if [part for is_code, part in parts if is_code] != list(self._piece.literals):
+                return None
+            if not all(_PLAIN.fullmatch(part.replace("\n", " ")) for is_code, part in parts if not is_code):
+                return None
         if pipe := self._pipe():
             parts = [(is_code, part if is_code else _PIPE.sub(pipe, part)) for is_code, part in parts]
         for candidate in self._candidates(parts):
@@ -85,12 +92,39 @@ class Surroundings:
                 return candidate
         return None
 
+    def _fits_plainly(self, text: str) -> bool:
+        """Return whether a text has the codes of its source in their order, and nothing else that could be markup.
+
+        Such a text needs no parser. False may also mean that it has to be asked.
+        """
+        line = self._piece.before + text
+        if not _PLAIN_START.match(line) or "www." in text or looks_like_directive(line + self._piece.after):
+            return False
+        at, has_letter, open_marks = 0, False, set[str]()
+        for code in self._piece.literals:
+            start = text.find(code, at)
+            if start < 0 or not _PLAIN.fullmatch(text, at, start) or "$" in code:
+                return False
+            before, after = text[start - 1 : start] if start else "", text[start + len(code) : start + len(code) + 1]
+            if _MARKS.issuperset(code):
+                inside, outside = (before, after) if code in open_marks else (after, before)
+                open_marks ^= {code}
+                if not inside.isalnum() or outside.isalnum():
+                    return False
+            elif (before == "!" and code[0] == "[") or (after == "(" and code[-1] == "]"):
+                return False
+            has_letter = has_letter or _LETTER.search(text, at, start) is not None
+            at = start + len(code)
+        is_plain = _PLAIN.fullmatch(text, at) is not None and not self._piece.breaks
+        return is_plain and (has_letter or _LETTER.search(text, at) is not None) and not self._is_heading_end(text)
+
     def _candidates(self, parts: list[tuple[bool, str]]) -> Iterator[str]:
         repaired = _move_marks(parts)
         if self._piece.is_alone:  # else a mark may find a partner elsewhere in the block
             yield "".join([part for _, part in parts])
             yield "".join([part for _, part in repaired])
-        escaped = "".join([part if is_code else _SPECIAL.sub(_escaped, part) for is_code, part in repaired])
+        escape = _escaped if self._piece.is_alone else _as_entity
+        escaped = "".join([part if is_code else _SPECIAL.sub(escape, part) for is_code, part in repaired])
         yield escaped
         if not self._piece.before:
             escaped = _LIST_NUMBER.sub(r"\1\\", escaped, count=1) if escaped[:1].isdigit() else escaped
@@ -125,16 +159,17 @@ class Surroundings:
             fragment += "".join(f"\n[^{label}]: x\n" for label in dict.fromkeys(_FOOTNOTE.findall(line)))
         blocks: list[str] = []
         inlines: Counter[str] = Counter()
+        depth = 0  # of marks
         for event in read_tags(fragment, self._has_reference):
             if isinstance(event, str):
                 if event == "Rule":
                     blocks.append(event)
-                else:
-                    inlines[event] += 1
+                else:  # a hard break outside of all marks ends a text
+                    inlines[event if depth else f"outer {event}"] += 1
                 continue
             ((name, value),) = event.items()
             if name in ("Start", "End"):
-                _count(name, value, blocks, inlines)
+                depth += _count(name, value, blocks, inlines)
             elif name == "TaskListMarker":
                 blocks.append(name)
             elif name != "Text":
@@ -142,14 +177,18 @@ class Surroundings:
         return tuple(blocks), inlines
 
 
-def _count(name: str, tag: Any, blocks: list[str], inlines: Counter[str]) -> None:
+def _count(name: str, tag: Any, blocks: list[str], inlines: Counter[str]) -> int:
+    """Count a start or an end; return by how much the marks around what follows become more."""
     kind, value = next(iter(tag.items())) if isinstance(tag, dict) else (tag, None)
     if kind not in INLINE_TAGS:
         blocks.append(f"{name} {tag}")
-    elif name == "Start":
-        if value:  # a label may be repeated: [label] and [label][label] are the same link
-            value = value["dest_url"], value["title"], " ".join(value["id"].split()).casefold()
-        inlines[f"{kind} {value}"] += 1
+        return 0
+    if name == "End":
+        return -1
+    if value:  # a label may be repeated: [label] and [label][label] are the same link
+        value = value["dest_url"], value["title"], " ".join(value["id"].split()).casefold()
+    inlines[f"{kind} {value}"] += 1
+    return 1
 
 
 @lru_cache(1024)
@@ -210,3 +249,11 @@ def _is_punctuation(character: str) -> bool:
 
 def _escaped(match: re.Match[str]) -> str:
     return f"\\{match[0]}"
+
+
+def _as_entity(match: re.Match[str]) -> str:
+    """Escape what a code span, a tag or a formula that begins in another piece would take for its end."""
+    return _ENTITIES.get(match[0]) or _escaped(match)
+
+
+_ENTITIES = {"`": "&#96;", "<": "&lt;", ">": "&gt;", "$": "&#36;"}
