@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from hymt_batch.codes import SourceCodes
 from hymt_batch.formats.json_tree.places import JsonTreeFile
 from hymt_batch.formats.json_tree.tokenizer import MAX_DEPTH, MAX_NAME_CHARS
 from hymt_batch.formats.spliced import Place, PlaceOptions, UnreadableFileError
@@ -329,3 +330,13 @@ def test_real_files_come_back_unchanged_and_reversing_words_changes_only_texts()
         reversed_value = json.loads(splice(data, lambda text: " ".join(text.split(" ")[::-1])))
         for before, after in zip(leaves(value), leaves(reversed_value), strict=True):
             assert after in (before, " ".join(before.split(" ")[::-1]))
+
+
+def test_keys_and_numbered_tags_of_i18next_are_codes() -> None:
+    (place, plain) = places(b'["see $t(menu.open) <0>here</0><1/>", "a < b"]')
+    assert place.codes == (("$t(menu.open)", ""), ("<0>", ""), ("</0>", "<0>"), ("<1/>", ""))
+    assert plain.codes == ()
+    codes = SourceCodes(str(place.text), place.codes)
+    assert codes.are_kept_in("<0>ici</0> $t(menu.open) <1/>")
+    assert not codes.are_kept_in("<0>ici</0> $t(menu.ouvrir) <1/>")
+    assert not codes.are_kept_in("</0>ici<0> $t(menu.open) <1/>")

@@ -36,7 +36,7 @@ from hymt_batch.source import discovery, stream
 from hymt_batch.source.preamble_reader import read_preamble
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.source.shards import SkippedShard, cut_shards
-from tests.campaigns import documents, hostile, outputs, several_fields, spliced_files
+from tests.campaigns import documents, hostile, json_documents, outputs, several_fields, spliced_files
 from tests.campaigns.hostile import BAD, OK, TOO_LONG, Case
 from tests.fakes import job as fake_job
 
@@ -362,10 +362,13 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
         if len(campaign.failures) > 20:
             break
     campaign.read_damaged()
+    num_documents = max(200, rows // 100)
+    campaign.failures += json_documents.check(campaign.rng, num_documents)
     return {
         "passed": not campaign.failures,
         "failures": campaign.failures,
         "rows": rows,
+        "json_documents": num_documents,
         **campaign.counts,
         "formats": dict(campaign.formats),
         "statuses": dict(campaign.statuses),

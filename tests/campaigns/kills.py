@@ -35,7 +35,7 @@ TTL_S = 1.5  # lease time to live; after a kill during a takeover the next run w
 COLD_S = 0.4  # a new interpreter spends at least this long on imports
 FORMATS = (
     *("in.txt", "in.jsonl", "in.po", "in.parquet", "in.txt.gz", "in.properties"),
-    *("in.fields.jsonl", "in.jsonl.xz", "in.txt.bz2", "in.md", "in.document.txt"),
+    *("in.fields.jsonl", "in.jsonl.xz", "in.txt.bz2", "in.json", "in.tree.json", "in.md", "in.document.txt"),
 )
 
 

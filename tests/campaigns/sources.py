@@ -41,6 +41,9 @@ def write(path: Path, texts: Sequence[str]) -> None:
         if FIELDS in path.name:
             file.writelines(_rows_of_fields(texts))
             return
+        if path.suffix == ".json":
+            file.write(_json(path, texts).encode())
+            return
         for row, text in enumerate(texts):
             file.write(_entry(path, row, text).encode())
 
@@ -56,6 +59,16 @@ def _entry(path: Path, row: int, text: str) -> str:
     if DOCUMENT in path.name:
         return f"{text}\n\n"
     return f"key{row} = {text}\n" if path.suffix == ".properties" else f"{text}\n"
+
+
+TREE = ".tree."
+"""In the name of a `.json` that is a tree of keys; any other is an array of rows."""
+
+
+def _json(path: Path, texts: Sequence[str]) -> str:
+    if TREE in path.name:
+        return json.dumps({f"key{row}": {"text": text} for row, text in enumerate(texts)}, indent=1)
+    return json.dumps([{"id": row, "text": text} for row, text in enumerate(texts)], indent=1)
 
 
 def _rows_of_fields(texts: Sequence[str]) -> Iterator[bytes]:
@@ -83,6 +96,10 @@ def read(path: Path) -> list[str]:
         texts = json.loads(json_path.read_text(encoding="utf-8"))
         json_path.unlink()
         return list(texts)
+    if path.suffix == ".json":
+        value = json.loads(path.read_text(encoding="utf-8"))
+        inner = [entry["text"] for entry in value.values()] if TREE in path.name else None
+        return inner if inner is not None else [row["translation"] for row in value]
     with open_file(path, "rb") as file:
         lines = file.read().decode().split("\n")[:-1]
     if FIELDS in path.name:

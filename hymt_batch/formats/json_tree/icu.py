@@ -31,7 +31,7 @@ class _BrokenMessageError(ValueError):
     """It is no message, so it is a text."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Branch:
     """What a translation of a text must keep to."""
 
@@ -41,7 +41,7 @@ class Branch:
     doubles: bool  # the message has `''` for each apostrophe
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class MessageText:
     """A text of a message, between two parts of its frame."""
 
@@ -52,7 +52,7 @@ class MessageText:
     branch: Branch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PluralForms:
     """The branches of a plural, in whose `other` branch is a single text."""
 
@@ -228,10 +228,10 @@ class _Parser:
         if start == end:
             return
         raw = self.text[start:end]
-        text = "".join(_unquoted(raw, in_plural))
-        has_number = in_plural and "#" in self._outside(raw, arguments)
+        text = "".join(_unquoted(raw, in_plural)) if "'" in raw else raw
+        has_number = in_plural and "#" in raw and "#" in self._outside(raw, arguments)
         codes = [*arguments, *(["#"] if has_number else [])]
-        if any(code in literal for code in codes for literal in quoted):
+        if quoted and any(code in literal for code in codes for literal in quoted):
             text = ""  # the same characters stand for themselves and for an argument
         label = "" if not self._has_branches else self._label(path)
         branch = Branch(tuple(arguments), in_plural, has_number, self._doubles)
@@ -239,7 +239,7 @@ class _Parser:
 
     def _outside(self, raw: str, arguments: list[str]) -> str:
         """Return a text of a plural without its quotations and arguments."""
-        raw = _QUOTATION[True].sub("", raw)
+        raw = _QUOTATION[True].sub("", raw) if "'" in raw else raw
         for argument in arguments:
             raw = raw.replace(argument, "")
         return raw

@@ -55,14 +55,19 @@ class JsonTreeFile:
         for value in self._strings:
             if (is_bundle and _is_metadata(value)) or not (keys.takes_all or keys.takes(value.path)):
                 continue
-            place = self._place(value)
-            message = icu.parse(place.text) if has_messages and place.text and _MESSAGE.search(place.text) else None
-            if message is None:
-                yield place
-                if language and place.text:
-                    yield from self._plural_keys(value, place.text, language)
-            else:
-                yield from self._message_places(value, place.text or "", message, language)
+            try:
+                text = self._text(value)
+            except RowError as error:
+                yield Place(value.start, value.end, value.name, None, error)
+                continue
+            message = icu.parse(text) if has_messages and _MESSAGE.search(text) else None
+            if message is not None:
+                yield from self._message_places(value, text, message, language)
+                continue
+            text = text if has_words(text) else ""
+            yield Place(value.start, value.end, value.name, text, codes=_codes_of_i18next(text))
+            if language and text:
+                yield from self._plural_keys(value, text, language)
 
     def encode(self, place: Place, text: str) -> bytes:
         frame = place.context
@@ -73,16 +78,20 @@ class JsonTreeFile:
         written = icu.write(text, frame.branch) if frame.branch else text
         return bytes(frame.before + self._escapes.escape(written) + frame.after)
 
-    def _place(self, value: StringValue) -> Place:
-        start, end, name = value.start, value.end, value.name
+    def _text(self, value: StringValue) -> str:
+        """Return the text of a string.
+
+        Raises:
+            RowError: It is not UTF-8, or has half of a surrogate pair.
+        """
         try:
-            text = unescape(self._data[start:end])
+            text = unescape(self._data[value.start : value.end])
         except UnicodeDecodeError as error:
-            return Place(start, end, name, None, RowError(not_utf8_message(error, "string"), Status.BAD_ENCODING))
+            raise RowError(not_utf8_message(error, "string"), Status.BAD_ENCODING) from None
         if not text.isascii() and _SURROGATE.search(text):
             message = "has half of a surrogate pair in \\u escapes, which is no character. Write both halves."
-            return Place(start, end, name, None, RowError(message, Status.BAD_ENCODING))
-        return Place(start, end, name, text if has_words(text) else "")
+            raise RowError(message, Status.BAD_ENCODING)
+        return text
 
     def _message_places(self, value: StringValue, text: str, message: icu.Message, language: str) -> Iterator[Place]:
         """Yield a place for each text of a message, and for each branch that is inserted."""
@@ -133,7 +142,8 @@ class JsonTreeFile:
             if category != "other" and category not in present:
                 before = b"," + self._data[begin:quote] + f'_{category}"'.encode() + self._data[quote + 7 : value.start]
                 name = member_name(container, f"{stem}_{category}")
-                yield Place(start, start, name, text, context=_Frame(before=before, after=b'"'))
+                frame = _Frame(before=before, after=b'"')
+                yield Place(start, start, name, text, codes=_codes_of_i18next(text), context=frame)
 
     def _offsets(self, value: StringValue, text: str) -> Sequence[int]:
         """Return the offset in the file of each character of a string, and of its end."""
@@ -147,10 +157,22 @@ _MESSAGE = re.compile("[{}']")
 _MAX_SPACE = 1000  # before a key, that is repeated before an inserted one
 
 
+_I18NEXT = re.compile(r"\$t\([^()\n]{0,200}\)|<(/?)(\d{1,3})/?>")
+
+
+def _codes_of_i18next(text: str) -> FormatCodes:
+    """Return the codes of a text that only i18next has: other keys in it, and tags that are numbers, as in React."""
+    if "$t(" not in text and "<" not in text:
+        return ()
+    found = _I18NEXT.finditer(text)
+    return tuple(dict.fromkeys((match[0], f"<{match[2]}>" if match[1] else "") for match in found))
+
+
 def _codes(part: icu.MessageText) -> FormatCodes:
     """Return the codes of a text that are codes only in a message."""
     unusual = [argument for argument in part.branch.arguments if not _PLAIN_ARGUMENT.fullmatch(argument)]
-    return tuple((code, "") for code in [*unusual, *(["#"] if part.branch.has_number else [])])
+    own = [(code, "") for code in [*unusual, *(["#"] if part.branch.has_number else [])]]
+    return (*own, *_codes_of_i18next(part.text))
 
 
 def _is_resource_bundle(strings: Sequence[StringValue]) -> bool:
