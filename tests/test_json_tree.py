@@ -83,6 +83,7 @@ STYLES = {
     "ascii": '{"a": "caf\\u00e9 <b>", "b": "/x y"}',
     "utf-8": '{"a": "café <b>", "b": "/x y"}',
     "php": '{"a": "caf\\u00E9 \\/ x", "b": "x y"}',
+    "plain": '{"a": "x <b>", "b": "x y \\n"}',
     "go": '{"a": "x \\u003cb\\u003e", "é": "x y \\u0026 z"}',
 }
 
@@ -93,6 +94,7 @@ STYLES = {
         ("ascii", r"\u00e9/<&\n\"\\\u0001\ud83d\ude00\ufffd"),
         ("utf-8", 'é/<&\\n\\"\\\\\\u0001\U0001f600\ufffd'),
         ("php", r"\u00E9\/<&\n\"\\\u0001\uD83D\uDE00\uFFFD"),
+        ("plain", 'é/<&\\n\\"\\\\\\u0001\U0001f600\ufffd'),  # English has no letter that shows how others are written
         ("go", 'é/\\u003c\\u0026\\n\\"\\\\\\u0001\U0001f600\ufffd'),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hymt_batch import languages, prompt
-from hymt_batch.demo import train
+from hymt_batch.demo import example
 from hymt_batch.errors import ConfigError, PreflightError
 from hymt_batch.prompt import GenerationPrompt, PromptConfig, PromptFamily, PromptLanguage
 from hymt_batch.prompt_end import describe_end
@@ -109,11 +109,11 @@ def test_there_are_38_languages_and_a_wrong_code_names_the_nearest() -> None:
 
 
 def test_the_demo_model_learns_the_prompts_and_names_that_a_job_sends() -> None:
-    for template, key in ((train.ENGLISH_PROMPT, "en"), (train.CHINESE_PROMPT, "zh")):
-        assert template.format("{target}", "{text}") == prompt.TEMPLATES[prompt.PromptFamily.hy_mt1_5][key]
-    for code, name in train.ENGLISH_NAMES.items():
+    for template, key in ((example.ENGLISH_PROMPT, "en"), (example.CHINESE_PROMPT, "zh")):
+        assert "{target}".join(template) + "{text}" == prompt.TEMPLATES[prompt.PromptFamily.hy_mt1_5][key]
+    for code, name in example.ENGLISH_NAMES.items():
         language = languages.get(code)
-        assert (name, train.CHINESE_NAMES[code]) == (language.english, language.chinese)
+        assert (name, example.CHINESE_NAMES[code]) == (language.english, language.chinese)
 
 
 @pytest.mark.parametrize(

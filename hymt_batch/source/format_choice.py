@@ -58,10 +58,9 @@ class FormatChoice:
         """Tell of JSON files that are read as trees, and of files that the job could read and does not."""
         if self._trees:
             log.info(
-                "translate all strings of files=%d, such as %s: JSON without rows that have source.text_field=%s",
+                "all strings are translated of files=%d, which are JSON without rows that have source.text_field: %s",
                 len(self._trees),
                 self._trees[:3],
-                ",".join(self.config.text_fields),
             )
         if self._addable:
             log.warning(

@@ -1,7 +1,7 @@
 r"""Write a text into a JSON string with the escapes that the file uses.
 
-A file in ASCII stays ASCII: other characters become `\uXXXX`. A file that escapes the solidus, or characters such as
-`<` and `&` as HTML needs them, has them escaped in translations too.
+A file that writes its letters beyond ASCII as `\uXXXX` alone stays ASCII; any other file gets them in UTF-8. A file
+that escapes the solidus, or characters such as `<` and `&` as HTML needs them, has them escaped in translations too.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ class Escapes:
     def __init__(self, data: bytes) -> None:
         escaped = {match.decode() for match in _HEX_ESCAPE.findall(data)} if b"\\u" in data else set()
         self._is_upper = any(digits != digits.lower() for digits in escaped)
-        characters = (chr(int(digits, 16)) for digits in escaped)
+        characters = {chr(int(digits, 16)) for digits in escaped}
+        is_ascii = data.isascii() and any(character > "\x9f" for character in characters)
         printable = {character for character in characters if " " < character < "\x7f" and not character.isalnum()}
         self._solidus = "/" if b"\\/" in data else ""
         classes = _MUST_ESCAPE + self._solidus + "".join(re.escape(character) for character in sorted(printable))
-        classes += _NOT_ASCII if data.isascii() else _NO_LINE_BREAK_FOR_JAVASCRIPT
+        classes += _NOT_ASCII if is_ascii else _NO_LINE_BREAK_FOR_JAVASCRIPT
         self._must_escape = re.compile(f"[{classes}]")
         self._by_character = dict(_SHORT)
         if self._solidus and "/" not in printable:
