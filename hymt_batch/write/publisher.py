@@ -7,8 +7,9 @@ Explained in docs/architecture.md.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -276,11 +277,11 @@ class Publisher:
             raise MissingError("\n".join(missing), fix="Run the same command again to translate them.")
         if not self._has_manifest or (self._job.formats and self._listed_skipped != tuple(skipped)):
             with wrap_os_errors("manifest.json"):
-                # names of published files are not durable yet: after a power loss no manifest may be there without them
-                for input in self._inputs:
+                for input in self._inputs:  # names of files are not durable yet, and the manifest must not be before
                     self._fs.fsync_dir(manifest.file_state_folder(self._folder, input.file_id))
-                for published_folder in sorted({folder for i in self._inputs for folder in self._published_folders(i)}):
-                    self._fs.fsync_dir(published_folder)
+                for folder in sorted({folder for input in self._inputs for folder in self._folders_of(input)}):
+                    with contextlib.suppress(FileNotFoundError):  # no file has a list of rows there
+                        self._fs.fsync_dir(folder)
                 self._check_lease()
                 contents = manifest.build(self._job, self.file_records(), skipped)
                 write_atomic(self._fs, self._folder / "manifest.json", contents)
@@ -293,8 +294,7 @@ class Publisher:
                 self._job = replace(self._job, replaced_settings=(), replaced_paths={})
                 manifest.replace_job(self._fs, self._folder, self._job)
 
-    def _published_folders(self, input: Input) -> Iterator[Path]:
-        """Folders of a published file and of the lists beside it."""
-        yield manifest.translated_path(self._folder, input.out_rel).parent
-        record = self.published[input.file_id].record
-        yield from (p.parent for key, p in manifest.list_paths(self._folder, input.rel).items() if record.get(key))
+    def _folders_of(self, input: Input) -> set[Path]:
+        """Return the folders of a file and of its lists, from which a killed run may have removed a list."""
+        paths = [manifest.translated_path(self._folder, input.out_rel)]
+        return {path.parent for path in (*paths, *manifest.list_paths(self._folder, input.rel).values())}
