@@ -319,6 +319,8 @@ def test_a_document_can_be_written_as_rows_of_texts_and_translations(tmp_path: P
         rows = pq.read_table(path).to_pylist()
     elif name == "jsonl":
         rows = [json.loads(line) for line in path.read_text().splitlines()]
+    elif name == "json_rows":
+        rows = json.loads(path.read_text())
     elif name == "text":
         assert path.read_text() == "ONE\nTWO\n\n"
         return

@@ -78,7 +78,7 @@ def load_once(shape: str, job: Any) -> LoadedOnce:
 
 def parts(job: Any, model: LoadedOnce) -> list[Part]:
     """Return the parts that the job plans."""
-    inputs = discovery.find_inputs(job.source, None, "input")
+    inputs = discovery.find_inputs(job.source)
     template = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
     limits = batch.resolve_part_limits(job.batch, model.num_parameters, model.on_gpu)
     cut = {"shard_rows": limits.shard_rows, "shard_bytes": limits.shard_bytes}

@@ -41,6 +41,7 @@ def installed(decode: engine.Decode = engine.upper, worker_command: Sequence[str
     with (
         engine.registered(decode),
         replaced(prepare, "prepare_model", model.prepare),
+        replaced(prepare, "is_unchanged", lambda prepared: True),
         replaced(worker_process, "COMMAND", command),
     ):
         yield
