@@ -67,9 +67,9 @@ ANSWERS = (
     Answer(
         "output output_file output_path output_folder out outfile out_file out_dir outdir out_path save_dir save_path "
         "results result_dir results_dir target_file tgt_file dest_dir destination o write.path write.output write.file "
-        "write.dir write.folder write.output_dir write.name write.out",
+        "write.dir write.folder write.output_dir write.out",
         "output_dir=outputs name=NAME",
-        about="the translations are in output_dir/NAME/translated, under the names of the inputs",
+        about="the translations are in output_dir/NAME/translated, under the names of the inputs or by write.name",
     ),
     Answer("job_name run_name experiment experiment_name run_id job_id project", "name={value}", "name=NAME"),
     Answer(

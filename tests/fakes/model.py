@@ -67,6 +67,7 @@ class Model:
     cache_bytes_per_token: int = 1
     vocab_size: int = 258
     free_bytes: int = 1 << 30
+    warnings: tuple[str, ...] = ()
 
     @property
     def placement(self) -> Placement:
