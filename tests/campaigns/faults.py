@@ -66,7 +66,7 @@ CAMPAIGNS = [
     Campaign("goodput", "jobs killed at each of four intervals", 3, 3, 0, module="stops", function="run_goodput"),
     Campaign("comparison", "jobs of each design", 20, 20, 0),
     Campaign("boundaries", "designs killed at each of their system calls", ALL, ALL, 0, "comparison", "run_boundaries"),
-    Campaign("same_text", "rows compared with the row alone, over engines, slots, files, workers, stops", 500, 250, 12),
+    Campaign("same_text", "rows compared with the row alone, over engines, slots, files, workers, stops", 500, 250, 6),
     Campaign("long_row", "runs of a row of 200,000 characters", 6, 6, 0),
     Campaign("engine", "rows of 1 to 2,000 tokens, running out of memory at random", 10_000, 10_000, 0),
     Campaign("soak", "minutes of preemptions on a file system that fails at random", 30, 30, 0),
