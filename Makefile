@@ -82,7 +82,7 @@ draining: install ## measure the cost of draining each part, for several part si
 GPU_WHEELS := build/gpu-wheels
 GPU_PIP := $(BIN)/python -m pip
 # what a machine with torch and transformers lacks; a wheel for Linux and Python 3.12 each
-GPU_PACKAGES := hydra-core omegaconf datasets dill multiprocess charset-normalizer backports.zstd
+GPU_PACKAGES := hydra-core omegaconf datasets dill multiprocess charset-normalizer backports.zstd pyromark
 GPU_PLATFORMS := manylinux_2_28_x86_64 manylinux_2_27_x86_64 manylinux_2_17_x86_64 manylinux2014_x86_64
 
 gpu-wheels: install ## collect the wheels that a GPU machine without a package registry needs (build/gpu-wheels)

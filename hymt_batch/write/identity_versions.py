@@ -64,7 +64,7 @@ CHANGES = Changes(
         "write.encoding": "utf-8",
         "check.codes": False,
         "write.name": "{stem}{ext}",
-        "write.review": False,
+        "write.review": NOT_RECORDED,  # earlier folders go on without it
         "write.fuzzy": False,
     },
 )
@@ -167,7 +167,7 @@ def has_output_settings(identity: JsonDict, changes: Changes = CHANGES) -> bool:
 
 def with_added_output(settings: JsonDict, changes: Changes = CHANGES) -> JsonDict:
     """Return the output settings of a job, with the behaviour of its version for those that were added later."""
-    return {**changes.added_output, **settings}
+    return {**{key: value for key, value in changes.added_output.items() if value != NOT_RECORDED}, **settings}
 
 
 def output_settings_in(identity: JsonDict, changes: Changes = CHANGES) -> JsonDict:

@@ -26,6 +26,7 @@ from hymt_batch.write import (
     input_locations,
     lease,
     manifest_only,
+    output_settings,
     ownership,
     path_check,
     published_file,
@@ -79,7 +80,8 @@ class Output:
         self.folder = folder
         self.identity = identity_versions.upgrade(job.identity, requested.job.identity)  # with this version's keys
         self.attempts = AttemptMarkers(fs, folder)
-        self._job, self._inputs, self._config, self._fs = job, requested.job.inputs, config, fs
+        self._config = config = output_settings.config_of_folder(config, job)
+        self._job, self._inputs, self._fs = job, requested.job.inputs, fs
         self._access = access
         self._redo, self._skipped = requested.on_input_change == "redo", requested.skipped
         self._lease, self._exited, self._opened_at = held_lease, False, time.monotonic()

@@ -19,10 +19,12 @@ from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import Input
 from hymt_batch.write import file_record, identity_versions, manifest_only
 from hymt_batch.write.committed_rows import CommittedRows
+from hymt_batch.write.settings import WriteConfig
 
 log = logging.getLogger(__name__)
 
 MIN_LOGPROB = "check.min_logprob"
+REVIEW = "write.review"
 
 
 def settings_of(job: JobRecord) -> JsonDict:
@@ -40,6 +42,11 @@ def differences(job: JobRecord, requested: JobRecord) -> list[tuple[str, Any, An
     wanted = {key: value for key, value in settings_of(requested).items() if key in recorded}
     known = {key: value for key, value in recorded.items() if key in wanted}
     return manifest.diff(known, wanted)
+
+
+def config_of_folder(config: WriteConfig, job: JobRecord) -> WriteConfig:
+    """Return how the files of a job are written: one of a version without review/ goes on without it."""
+    return config if REVIEW in job.output_settings else replace(config, review=False)
 
 
 def reason_against_change(fs: Fs, folder: Path, job: JobRecord, requested: JobRecord) -> str:
