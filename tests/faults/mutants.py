@@ -175,7 +175,7 @@ def _() -> Any:
 
 @mutant("the names of published files are not synced before the manifest")
 def _() -> Any:
-    return patched((Publisher, "_published_folders", lambda self, input: iter(())))
+    return patched((Publisher, "_folders_of", lambda self, input: iter(())))
 
 
 @mutant("a part is trusted without its checksum")
@@ -561,7 +561,7 @@ def _() -> Any:
 
 @mutant("the removal of a failed file's earlier output is not synced")
 def _() -> Any:
-    original, published_folders = OpenFiles.publish, Publisher._published_folders
+    original, published_folders = OpenFiles.publish, Publisher._folders_of
 
     def publish(self: OpenFiles, num_rows: int | None, before: Any) -> Any:
         store = self._fs
@@ -576,7 +576,7 @@ def _() -> Any:
         has_output = self.published[input.file_id].record["output"]
         yield from (f for f in published_folders(self, input) if has_output or "translated" not in f.parts)
 
-    return patched((OpenFiles, "publish", publish), (Publisher, "_published_folders", folders_of_outputs))
+    return patched((OpenFiles, "publish", publish), (Publisher, "_folders_of", folders_of_outputs))
 
 
 @mutant("a failed file is counted twice")
