@@ -19,12 +19,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import partial
 
-from hymt_batch.formats.format import Addressing, Format, Kind
 from hymt_batch.formats.line_input import BOM
 from hymt_batch.formats.row_reader import RowError, not_utf8_message
-from hymt_batch.formats.spliced import Place, PlaceOptions, SplicedInput, SplicedWriter, count_places
+from hymt_batch.formats.spliced import Place, PlaceOptions, spliced_format
 from hymt_batch.records import Status
 
 _CONTINUATION = rb"\\(?:\r\n|\r|\n)[ \t\f]*+"
@@ -148,18 +146,13 @@ def _escape(character: str) -> str:
     return "".join(f"\\u{units[index]:02x}{units[index + 1]:02x}" for index in range(0, len(units), 2))
 
 
-FORMAT = Format(
+FORMAT = spliced_format(
+    PropertiesFile,
     name="properties",
     about="Java .properties; the values",
-    kind=Kind.SPLICED,
-    addressing=Addressing.START,
     extension=".properties",
     input_extensions=(".properties",),
-    has_fields=False,
     source_settings=("encoding",),
     escapes_characters=True,
     has_own_encoding=True,
-    open_input=partial(SplicedInput, parse=PropertiesFile),
-    open_writer=partial(SplicedWriter, parse=PropertiesFile),
-    count_rows=partial(count_places, parse=PropertiesFile),
 )
