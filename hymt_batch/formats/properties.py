@@ -21,8 +21,9 @@ import re
 from collections.abc import Iterator
 
 from hymt_batch.formats.line_input import BOM
+from hymt_batch.formats.output_stream import escaped
 from hymt_batch.formats.row_reader import RowError, not_utf8_message
-from hymt_batch.formats.spliced import Place, PlaceOptions, spliced_format
+from hymt_batch.formats.spliced import Place, PlaceOptions, count_line_breaks, spliced_format
 from hymt_batch.records import Status
 
 _CONTINUATION = rb"\\(?:\r\n|\r|\n)[ \t\f]*+"
@@ -58,11 +59,11 @@ class PropertiesFile:
             start = _end(_GAP, data, at)
             if start == len(data):
                 return
-            line += _count_lines(data, at, start)
+            line += count_line_breaks(data, at, start)
             value = _end(_SEPARATOR, data, _end(_KEY, data, start))
             at = _end(_VALUE, data, value)
             yield self._place(value, at, str(line))
-            line += _count_lines(data, start, at)
+            line += count_line_breaks(data, start, at)
 
     def encode(self, place: Place, text: str) -> bytes:
         if text == place.text:
@@ -104,10 +105,6 @@ def _end(pattern: re.Pattern[bytes], data: bytes, at: int) -> int:
     return match.end()
 
 
-def _count_lines(data: bytes, start: int, end: int) -> int:
-    return data.count(b"\n", start, end) + data.count(b"\r", start, end) - data.count(b"\r\n", start, end)
-
-
 def _unescape(value: str) -> str:
     r"""Return the text of a value.
 
@@ -142,8 +139,7 @@ def _escape(character: str) -> str:
         return _ESCAPED_CONTROL[character]
     if "\x20" <= character <= "\x7e":
         return f"\\{character}"
-    units = character.encode("utf-16-be", "surrogatepass")
-    return "".join(f"\\u{units[index]:02x}{units[index + 1]:02x}" for index in range(0, len(units), 2))
+    return escaped(character)
 
 
 FORMAT = spliced_format(

@@ -234,6 +234,11 @@ def keeps_source(row: Row) -> bool:
     return row.status in ERROR_STATUSES or row.status is Status.NOT_SELECTED or BLANK_FLAG in row.flags
 
 
+def count_line_breaks(data: bytes, start: int, end: int) -> int:
+    """Return how many lines end in a range of a file, each with \\n, \\r\\n or \\r."""
+    return data.count(b"\n", start, end) + data.count(b"\r", start, end) - data.count(b"\r\n", start, end)
+
+
 def count_places(path: Path, source_settings: Mapping[str, Any], parse: Parse) -> set[int]:
     """Count the places of a published file; see `Format.count_rows`."""
     with open_published(path, source_settings.get("encoding", UTF8)) as stream:
