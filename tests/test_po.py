@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from hymt_batch.errors import ExitCode
-from hymt_batch.formats.po import plural
+from hymt_batch.formats.po import plural, strings
 from hymt_batch.formats.po.catalogue import Catalogue
 from hymt_batch.formats.spliced import Place, PlaceOptions, UnreadableFileError
 from hymt_batch.formats.writer import open_writer
@@ -521,3 +521,11 @@ def test_all_entries_of_a_job_are_counted_again_by_verify(tmp_path: Path, job: J
     assert job(f"source.path={path}", "name=n", "source.entries=all", "tgt_lang=ru").rows == 4
     assert verify.verify(tmp_path / "out/n").exit_code is ExitCode.COMPLETE
     assert 'msgstr[2] "{n} FILES"\n' in (tmp_path / "out/n/translated/a.po").read_text()
+
+
+def test_a_combining_mark_takes_no_column_and_stays_on_the_line_of_its_letter() -> None:
+    letter = "か\u3099"
+
+    written = strings.write(letter * 60, "msgstr ", strings.Layout(is_single=False))
+
+    assert written.split("\n") == ['""', f'"{letter * 38}"', f'"{letter * 22}"']

@@ -9,14 +9,13 @@ of a line or at its kind, so that a translation, which is wrapped anew, has the 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hymt_batch.formats.line_input import BOM
 from hymt_batch.formats.row_reader import RowError, not_utf8_message
 from hymt_batch.formats.spliced import Place, PlaceOptions, spliced_format
-from hymt_batch.formats.unspaced import UNSPACED, space_between
+from hymt_batch.formats.unspaced import UNSPACED, count_columns, space_between
 from hymt_batch.records import Document, Status
 
 _LINE = re.compile(rb"([^\r\n]*)(\r\n|\n|\r|\Z)")
@@ -132,7 +131,7 @@ class DocumentFile:
             assert line_end is not None
             shape.newline, shape.prefix = line_end[2], self._data[inner.raw_start : inner.start]
             shape.columns = inner.indent + len(inner.quotes)
-            shape.width = max(line.indent + len(line.quotes) + _columns(line.text or "") for line in lines)
+            shape.width = max(line.indent + len(line.quotes) + count_columns(line.text or "") for line in lines)
         return Place(start, last.end, str(number), "".join(parts), context=shape)
 
 
@@ -208,7 +207,7 @@ def _lay_out(shape: _Shape, translation: str) -> bytes | None:
             return None
     if not shape.newline:
         return text.encode() if _is_one_place([text], shape) else None
-    for width in (shape.width, max(shape.columns, shape.first_columns) + _columns(text) * 2 // 3):
+    for width in (shape.width, max(shape.columns, shape.first_columns) + count_columns(text) * 2 // 3):
         lines = _wrap(text, width - shape.first_columns, width - shape.columns)
         if len(lines) > 1 and _is_one_place(lines, shape):
             return (shape.newline + shape.prefix).join(line.encode() for line in lines)
@@ -237,7 +236,7 @@ def _wrap(text: str, first_width: int, width: int) -> list[str]:
     limit, columns, line_start, at = first_width, 0, 0, 0
     for match in _WORDS.finditer(text):
         start, end = match.span()
-        word_columns = end - start if text.isascii() else _columns(match[0])
+        word_columns = end - start if text.isascii() else count_columns(match[0])
         if columns + start - at + word_columns > limit and start > line_start and _may_break(text, at, start):
             lines.append(text[line_start:at])
             limit, columns, line_start = width, word_columns, start
@@ -252,16 +251,6 @@ def _may_break(text: str, before: int, after: int) -> bool:
     if text[after] == ">" or text[before - 1] in _OPENING or _MARKER.match(f"{text[after : after + 8]} x"):
         return False
     return after > before or space_between(text[before - 1], text[after]) == ""
-
-
-def _columns(text: str) -> int:
-    """Return how many columns a text takes; characters of East Asian scripts take two."""
-    if text.isascii():
-        return len(text)
-    return sum(
-        0 if unicodedata.combining(character) else 1 + (unicodedata.east_asian_width(character) in "WF")
-        for character in text
-    )
 
 
 def _can_hold(document: Document, text: str) -> bool:

@@ -1,8 +1,9 @@
-"""Scripts that are written without spaces between words, and how lines of a text are joined. Knows no format."""
+"""Scripts that are written without spaces between words, and how lines are joined and measured. Knows no format."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ua4cf\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
@@ -27,3 +28,13 @@ def join_lines(lines: Iterable[str]) -> str:
     for line in lines:
         joined += space_between(joined, line) + line if joined else line
     return joined
+
+
+def count_columns(text: str) -> int:
+    """Return how many columns a text takes; characters of East Asian scripts take two."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(character) else 1 + (unicodedata.east_asian_width(character) in "WF")
+        for character in text
+    )

@@ -21,6 +21,7 @@ from hymt_batch.formats.row_reader import RowError, not_utf8_message
 from hymt_batch.formats.spliced import Place, PlaceOptions, count_line_breaks
 from hymt_batch.records import Status
 
+_INLINE = INLINE_EVENTS | {"SoftBreak", "HardBreak", "TaskListMarker"}
 _LONE_CR = re.compile(rb"\r(?!\n)")
 _NO_CHARACTER = "\x1a"
 _UNDERLINE = re.compile(rb"[\r\n][ \t>]*(=+|-+)[ \t]*[\r\n]*\Z")
@@ -172,9 +173,6 @@ def _runs(events: Iterator[Event]) -> Iterator[_Run]:
             block = around.pop()
     if inline:
         yield _Run(block, inline)
-
-
-_INLINE = INLINE_EVENTS | {"SoftBreak", "HardBreak", "TaskListMarker"}
 
 
 def _marked(data: bytes) -> str:

@@ -122,7 +122,7 @@ class _Tokenizer:
         escapes = gap[-1:] == b"\\" and end < len(self._data)
         stop = end - 1 if escapes else end
         if not _BLANK_OR_PREFIX.fullmatch(self._data, self._at, stop):
-            self._code(self._at, stop)  # unknown to us: it stays
+            self._code(self._at, stop)  # nothing that is known here: it stays
         if escapes:
             self._code(stop, end + 1)
         else:

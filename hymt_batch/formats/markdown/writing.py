@@ -23,7 +23,6 @@ _PLAIN = re.compile(r"(?:[^\\`*_\[\]<>&~$|{}\n\r\t#^:@]|:(?=\s|\Z))*")
 _PLAIN_START = re.compile(r"[^\W\d_]|[`*_\[\\]")
 _LETTER = re.compile(r"[^\W\d_]")
 _LINE_BREAK = re.compile(r"[ \t]*(?:\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029])[ \t]*")
-_NO_TEXT = re.compile("[\0\ufeff]")
 _ALWAYS_CODE = r"&(?:[A-Za-z]\w{0,31}|#\w{1,8});|(?:https?|ftp)://[^\s<>\"'\[\]`|\\]+|\{\{[^{}\n]*\}\}|\$?\{[^{}\n]*\}"
 _MARKS = frozenset("*_~")
 _SPECIAL = re.compile(r"[`*\[\]<>~$]|\\(?=[!-/:-@\[-`{-~]|\Z)|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w{1,32};)")

@@ -22,6 +22,8 @@ from hymt_batch.formats.spliced import Place, PlaceOptions, UnreadableFileError
 from hymt_batch.formats.text_encoding import UTF8
 from hymt_batch.records import Status
 
+EMPTY = '""'
+
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -249,9 +251,6 @@ class Catalogue:
         if is_flagged or len(written) == num_forms:
             edits = [*comments.edits(self._data, entry, self._newline, fuzzy=is_flagged), *edits]
         return edits
-
-
-EMPTY = '""'
 
 
 def _is_empty(literals: Sequence[Span]) -> bool:

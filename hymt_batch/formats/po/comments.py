@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from hymt_batch.formats.line_input import BOM
 from hymt_batch.formats.po.header import Edit
 from hymt_batch.formats.po.tokenizer import Entry
 
@@ -48,9 +49,9 @@ def _added(data: bytes, entry: Entry, found: list[tuple[int, int, list[str]]], n
     first = min([entry.start, *(start for start, _ in entry.previous)])
     line = data.rfind(b"\n", 0, first) + 1
     before = data[line:first]
-    if before.strip(b" \t\r\f\v\xef\xbb\xbf#|"):
+    if before.strip(b" \t\r\f\v#|" + BOM):
         return Edit(first, first, f"{newline}#, {FUZZY}{newline}")
-    at = line + (3 if before.startswith(b"\xef\xbb\xbf") else 0)
+    at = line + (len(BOM) if before.startswith(BOM) else 0)
     return Edit(at, at, f"#, {FUZZY}{newline}")
 
 
@@ -58,6 +59,5 @@ def _line(data: bytes, offset: int) -> Edit:
     """Return the edit that removes the comment around an offset, with its line if there is nothing else on that."""
     line, end = data.rfind(b"\n", 0, offset) + 1, data.find(b"\n", offset) + 1
     end = end or len(data)
-    hash = data.find(b"#", line, offset + 1)
-    start = hash if data[line:hash].strip() else line
-    return Edit(start, end, "")
+    comment = data.find(b"#", line, offset + 1)
+    return Edit(comment if data[line:comment].strip() else line, end, "")

@@ -6,11 +6,11 @@ Source: The GNU gettext manual, "The Format of PO Files" and "msgcat Invocation"
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hymt_batch.formats.po.tokenizer import Span
+from hymt_batch.formats.unspaced import count_columns
 
 MAX_COLUMNS = 79
 """Width of a line that gettext breaks, with its quotes."""
@@ -103,7 +103,7 @@ def write(text: str, keyword: str, layout: Layout) -> str:
     if layout.is_single:
         return f'"{escape(text)}"'
     pieces = [piece for line in _LINE.findall(text) for piece in _wrap(line, layout)] or [""]
-    if len(pieces) == 1 and (not layout.is_wrapped or _columns(pieces[0]) + 2 + len(keyword) <= MAX_COLUMNS):
+    if len(pieces) == 1 and (not layout.is_wrapped or count_columns(pieces[0]) + 2 + len(keyword) <= MAX_COLUMNS):
         return f'"{pieces[0]}"'
     gap = layout.newline + layout.indent
     return f'""{gap}' + gap.join(f'"{piece}"' for piece in pieces)
@@ -112,12 +112,12 @@ def write(text: str, keyword: str, layout: Layout) -> str:
 def _wrap(line: str, layout: Layout) -> list[str]:
     """Return the escaped pieces of a line of a text, each at most MAX_COLUMNS wide where it can be broken."""
     escaped, room = escape(line), MAX_COLUMNS - 2 - len(layout.indent)
-    if not layout.is_wrapped or _columns(escaped) <= room:
+    if not layout.is_wrapped or count_columns(escaped) <= room:
         return [escaped]
     pieces, piece, width = [], "", 0
     for unit in _units(line):
         unit = escape(unit)
-        columns = _columns(unit)
+        columns = count_columns(unit)
         if piece and width + columns > room:
             pieces.append(piece)
             piece, width = "", 0
@@ -130,9 +130,3 @@ def _units(line: str) -> list[str]:
     if line.isascii():
         return _WORD.findall(line)
     return [unit for word in _WORD.findall(line) for unit in _WIDE_UNIT.findall(word)]
-
-
-def _columns(text: str) -> int:
-    if text.isascii():
-        return len(text)
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else not unicodedata.combining(c) for c in text)
