@@ -169,6 +169,12 @@ def test_row_formats_keep_their_codes_by_a_setting() -> None:
     assert (shaped.text, shaped.flags) == ("voir {x}", ("codes_moved",))
 
 
+def test_codes_that_are_put_back_into_a_segment_and_into_its_row_are_one_flag() -> None:
+    document = Document("a#1", 0, "<b>One.</b> Two {n}.", b"", keeps_codes=True)
+    row = Row(0, b"", Status.OK, "<b>Un.</b> Deux.", ("codes_moved", "loop"))
+    assert shape_row(document, row, False, CheckConfig()).flags == ("loop", "codes_moved")
+
+
 def test_codes_take_linear_time() -> None:
     hostile = ["<" * 200_000, "%(" * 100_000, "{{" * 100_000, "a@" * 100_000, "a.-" * 60_000 + "@", "http://" * 30_000]
     hostile += [

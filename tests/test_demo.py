@@ -211,11 +211,17 @@ def test_the_chat_template_is_that_of_the_1_8b_model(tokenizer: Any) -> None:
     assert render([user, answer, user], True) == f"{begin}{text}{turn}{text}<｜hy_Assistant｜>"
 
 
-@pytest.mark.parametrize("kind", ["plain"])
-def test_held_out_examples_of_each_kind_are_translated_exactly(kind: str) -> None:
-    num_rows = NUM_ROWS if kind == "plain" else NUM_ROWS // 2
-    for result in measure.measure(checkpoint.MODEL_DIR, num_rows=num_rows, seed=2, dtypes=["float32"], kinds=[kind]):
+def test_held_out_bulletins_are_translated_exactly() -> None:
+    results = measure.measure(checkpoint.MODEL_DIR, num_rows=NUM_ROWS, seed=2, dtypes=["float32"], kinds=["plain"])
+    assert [result.tgt_lang for result in results] == list(grammar.TARGETS)
+    for result in results:
         assert result.num_rows - result.num_exact <= 1, result
+
+
+def test_check_measures_the_shipped_model_by_the_kind_that_it_knows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo.main(["check", "--num", "2", "--kind", "plain"]) == 0
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]} == {"plain"}
+    assert demo.main(["check", "--num", "2", "--kind", "format"]) == 1
 
 
 def test_an_english_prompt_can_request_chinese() -> None:

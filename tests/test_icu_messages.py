@@ -224,6 +224,8 @@ def test_a_job_inserts_plural_forms_and_verify_agrees(tmp_path: Path) -> None:
         (["a.c.title.0"], None, ["a.c.title[0]"]),
         (None, ["x*", "title"], ["a.c.b", "a.b", '["d.e"]']),
         (["a"], ["b"], ["a.c.title[0]"]),
+        (["[z-a]", "title"], None, ["a.c.title[0]", "title"]),
+        (["a.[!z-a]"], None, ["a.c.b", "a.c.title[0]", "a.b"]),
     ],
 )
 def test_patterns_choose_strings_by_their_keys(keys: Any, skip_keys: Any, expected: list[str]) -> None:

@@ -91,6 +91,18 @@ def test_a_limit_leaves_a_complete_array(tmp_path: Path) -> None:
         assert len(json.loads(out.removeprefix("\ufeff"))) == 1
 
 
+@pytest.mark.parametrize("end", ["", ",", ",\n", " \n", "]"])
+def test_an_array_that_is_cut_off_between_two_rows_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], end: str
+) -> None:
+    path, data = tmp_path / "a.json", '[{"text": "x"},\n{"text": "y"}'
+    out = run(tmp_path, "a.json", data + end)
+    assert [row["translation"] for row in json.loads(out)] == ["X", "Y"]
+    assert capsys.readouterr().err.count(f"{path} ends without the ] of its array") == (end != "]")
+    Job(tmp_path)(f"source.path={path}", "name=limit", "source.limit=1")
+    assert "of its array" not in capsys.readouterr().err
+
+
 def test_broken_elements_are_bad_rows_and_the_others_are_translated(tmp_path: Path) -> None:
     data = '[{"text": "a"}, 5, {"text" "b"}, "c, d", {"text": "e"} {"text": "f"}, null, {"text": "g'
     (tmp_path / "a.json").write_text(data)

@@ -180,10 +180,11 @@ def _with_codes(document: Document, row: Row) -> Row:
     if codes.are_kept_in(row.text):
         return row
     text = put_back(codes, row.text)
+    flags = [flag for flag in row.flags if flag != "codes_moved"]  # of one of several segments, by the code ladder
     if codes.are_kept_in(text):
-        return replace(row, text=text, flags=(*row.flags, "codes_moved"))
+        return replace(row, text=text, flags=(*flags, "codes_moved"))
     message = "the translation lost tags or placeholders of its source, and they cannot be put back"
-    return replace(row, status=Status.GENERATION_ERROR, text="", flags=(*row.flags, "source_kept"), message=message)
+    return replace(row, status=Status.GENERATION_ERROR, text="", flags=(*flags, "source_kept"), message=message)
 
 
 def _with_low_logprob(flags: tuple[str, ...]) -> tuple[str, ...]:

@@ -74,8 +74,7 @@ def flag_and_retry(
             for index, translation in enumerate(results):
                 if index not in ladders and HARD_FLAGS & set(translation.flags):
                     again[index] = translation.prompt, attempt
-        climbing = {index: ladder for index, ladder in ladders.items() if ladder.candidate is not None}
-        for index, ladder in climbing.items():
+        for index, ladder in ladders.items():
             if ladder.candidate is not None:
                 again[index] = ladder.candidate.prompt, ladder.candidate.attempt
         if not again:

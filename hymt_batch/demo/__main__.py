@@ -1,9 +1,9 @@
-"""Commands for the demo model: sample bulletins, write the corpus, train the model, check the shipped one.
+"""Commands for the demo models: sample bulletins, write the corpus, check the shipped model, train the second one.
 
     python -m hymt_batch.demo sample --seed 1 --num 100 --tgt-lang fr --out DIR [--codes]
     python -m hymt_batch.demo corpus [--out DIR]
     python -m hymt_batch.demo train --out DIR [--steps N] [--from DIR]
-    python -m hymt_batch.demo check [--num N] [--seed S] [--model DIR]
+    python -m hymt_batch.demo check [--num N] [--seed S] [--kind KIND] [--model DIR]
 
 Exit codes: 0 success, 1 the model translates too few examples exactly, 2 usage error or an unwritable file.
 
@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (args.model / "config.json").is_file():
         return _fail(f"{args.model} has no config.json, so it is not a model. Set --model to a folder made by train.")
     _silence_transformers()
-    return _report(measure.measure(args.model, num_rows=args.num, seed=args.seed))
+    kinds = [args.kind] if args.kind else example.KINDS
+    return _report(measure.measure(args.model, num_rows=args.num, seed=args.seed, kinds=kinds))
 
 
 def write_sample(out: Path, *, seed: int, num: int, tgt_lang: str, kind: str = "plain") -> None:
@@ -109,7 +110,11 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--seed", type=_non_negative_int, default=0, metavar="S", help="random seed (default: 0)")
     sample.add_argument("--num", type=_positive_int, required=True, metavar="N", help="number of bulletins")
     sample.add_argument("--tgt-lang", choices=grammar.TARGETS, required=True, help="language of ref.txt")
-    sample.add_argument("--codes", action="store_true", help="bulletins with tags, placeholders and addresses in them")
+    sample.add_argument(
+        "--codes",
+        action="store_true",
+        help="bulletins with tags, placeholders and addresses in them, which the shipped model does not know",
+    )
     sample.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to, created if missing")
 
     corpus_command = commands.add_parser(
@@ -133,9 +138,10 @@ def _add_training(commands: Any) -> None:
     """Add the commands that train and measure a model."""
     train_command = commands.add_parser(
         "train",
-        help="train the demo model from scratch (about 25 minutes on two cores)",
-        description="Train the demo model into a folder, or go on with a run that was stopped, then measure it. Exits "
-        "with 1 if fewer than 99 % of the held-out examples of a kind are translated exactly.",
+        help="train the second demo model, which is not shipped yet (an estimated 25 minutes on two cores)",
+        description="Train the second demo model into a folder, or go on with a run that was stopped, then measure it. "
+        "Exits with 1 if fewer than 99 % of the held-out examples of a kind are translated exactly; no run has reached "
+        "that aim yet. The shipped model is the first one, of an earlier recipe.",
     )
     train_command.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder to write to, created if missing"
@@ -160,12 +166,13 @@ def _add_training(commands: Any) -> None:
         "check",
         help="measure how many held-out examples are translated exactly",
         description="Translate held-out examples and print, for each kind, language and dtype, how many translations "
-        "are exact. Exits with 1 if any share is under 99 %.",
+        "are exact. Exits with 1 if any share is under 99 %. The shipped model knows the kind plain alone.",
     )
     check.add_argument(
         "--num", type=_positive_int, default=100, metavar="N", help="examples per kind and language (default: 100)"
     )
     check.add_argument("--seed", type=_non_negative_int, default=1, metavar="S", help="random seed (default: 1)")
+    check.add_argument("--kind", choices=example.KINDS, help="kind of the examples (default: all kinds)")
     check.add_argument(
         "--model",
         type=Path,

@@ -1,4 +1,4 @@
-"""What the demo model can translate, by kind, with the prompt and the right answer of each example.
+"""What a demo model can learn to translate, by kind, with the prompt and the right answer of each example.
 
     plain    bulletins, under the model card's prompt
     codes    bulletins with tags, placeholders and addresses in them, under the same prompt
@@ -8,7 +8,8 @@
     context  a sentence that only the sentence before makes clear, or any bulletin after another one, under the card's
              prompt for context
 
-One example in sixteen is held out, by a hash of its prompt without the language. Needs only the standard library.
+The embedded model knows `plain` alone; the second one, which shall know all kinds, is not trained to its end yet. One
+example in sixteen is held out, by a hash of its prompt without the language. Needs only the standard library.
 
 Source: prompts from Tencent-Hunyuan/HY-MT (README at 3b33173).
 """

@@ -12,12 +12,10 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
-from hymt_batch.formats.format import Addressing, Format, Kind
 from hymt_batch.formats.line_input import BOM
 from hymt_batch.formats.row_reader import RowError, not_utf8_message
-from hymt_batch.formats.spliced import Place, PlaceOptions, SplicedInput, SplicedWriter, count_places
+from hymt_batch.formats.spliced import Place, PlaceOptions, spliced_format
 from hymt_batch.formats.unspaced import UNSPACED, space_between
 from hymt_batch.records import Document, Status
 
@@ -270,16 +268,11 @@ def _can_hold(document: Document, text: str) -> bool:
     return text == document.text or _write(document.values.context, text) is not None
 
 
-FORMAT = Format(
+FORMAT = spliced_format(
+    DocumentFile,
     name="document",
     about="a text file as one document, with source.document=true; the paragraphs",
-    kind=Kind.SPLICED,
-    addressing=Addressing.START,
     extension=".txt",
-    has_fields=False,
     source_settings=("encoding", "document"),
     can_hold=_can_hold,
-    open_input=partial(SplicedInput, parse=DocumentFile),
-    open_writer=partial(SplicedWriter, parse=DocumentFile),
-    count_rows=partial(count_places, parse=DocumentFile),
 )

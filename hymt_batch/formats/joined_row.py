@@ -14,7 +14,7 @@ from hymt_batch.formats.field_rows import file_row
 from hymt_batch.formats.row_values import BLANK_FLAG, meta_value, output_text
 from hymt_batch.records import Document, Row, Status
 
-_BY_SEVERITY = (
+_BY_SEVERITY = (  # from the best on; a row with several text fields has no other status
     Status.OK,
     Status.COPIED,
     Status.TRUNCATED,

@@ -19,12 +19,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import partial
 
-from hymt_batch.formats.format import Addressing, Format, Kind
 from hymt_batch.formats.line_input import BOM
+from hymt_batch.formats.output_stream import escaped
 from hymt_batch.formats.row_reader import RowError, not_utf8_message
-from hymt_batch.formats.spliced import Place, PlaceOptions, SplicedInput, SplicedWriter, count_places
+from hymt_batch.formats.spliced import Place, PlaceOptions, count_line_breaks, spliced_format
 from hymt_batch.records import Status
 
 _CONTINUATION = rb"\\(?:\r\n|\r|\n)[ \t\f]*+"
@@ -60,11 +59,11 @@ class PropertiesFile:
             start = _end(_GAP, data, at)
             if start == len(data):
                 return
-            line += _count_lines(data, at, start)
+            line += count_line_breaks(data, at, start)
             value = _end(_SEPARATOR, data, _end(_KEY, data, start))
             at = _end(_VALUE, data, value)
             yield self._place(value, at, str(line))
-            line += _count_lines(data, start, at)
+            line += count_line_breaks(data, start, at)
 
     def encode(self, place: Place, text: str) -> bytes:
         if text == place.text:
@@ -106,10 +105,6 @@ def _end(pattern: re.Pattern[bytes], data: bytes, at: int) -> int:
     return match.end()
 
 
-def _count_lines(data: bytes, start: int, end: int) -> int:
-    return data.count(b"\n", start, end) + data.count(b"\r", start, end) - data.count(b"\r\n", start, end)
-
-
 def _unescape(value: str) -> str:
     r"""Return the text of a value.
 
@@ -144,22 +139,16 @@ def _escape(character: str) -> str:
         return _ESCAPED_CONTROL[character]
     if "\x20" <= character <= "\x7e":
         return f"\\{character}"
-    units = character.encode("utf-16-be", "surrogatepass")
-    return "".join(f"\\u{units[index]:02x}{units[index + 1]:02x}" for index in range(0, len(units), 2))
+    return escaped(character)
 
 
-FORMAT = Format(
+FORMAT = spliced_format(
+    PropertiesFile,
     name="properties",
     about="Java .properties; the values",
-    kind=Kind.SPLICED,
-    addressing=Addressing.START,
     extension=".properties",
     input_extensions=(".properties",),
-    has_fields=False,
     source_settings=("encoding",),
     escapes_characters=True,
     has_own_encoding=True,
-    open_input=partial(SplicedInput, parse=PropertiesFile),
-    open_writer=partial(SplicedWriter, parse=PropertiesFile),
-    count_rows=partial(count_places, parse=PropertiesFile),
 )

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Protocol
 from hymt_batch.errors import PreflightError
 from hymt_batch.formats.bytestream import ByteStream
 from hymt_batch.formats.compressed_stream import open_published
-from hymt_batch.formats.format import OutputSpec
+from hymt_batch.formats.format import Addressing, Format, Kind, OutputSpec
 from hymt_batch.formats.options import ReadOptions
 from hymt_batch.formats.output_stream import open_output
 from hymt_batch.formats.row_reader import ReadContext, RowError, Rows, too_long_message
@@ -234,11 +234,35 @@ def keeps_source(row: Row) -> bool:
     return row.status in ERROR_STATUSES or row.status is Status.NOT_SELECTED or BLANK_FLAG in row.flags
 
 
+def count_line_breaks(data: bytes, start: int, end: int) -> int:
+    """Return how many lines end in a range of a file, each with \\n, \\r\\n or \\r."""
+    return data.count(b"\n", start, end) + data.count(b"\r", start, end) - data.count(b"\r\n", start, end)
+
+
 def count_places(path: Path, source_settings: Mapping[str, Any], parse: Parse) -> set[int]:
     """Count the places of a published file; see `Format.count_rows`."""
     with open_published(path, source_settings.get("encoding", UTF8)) as stream:
         places = parse(stream.read()).places(PlaceOptions.of(source_settings.get))
         return {sum(1 for _ in places)}
+
+
+def spliced_format(parse: Parse, **fields: Any) -> Format:
+    """Return the record of a spliced format.
+
+    Args:
+        parse: Parses a file of it.
+        fields: Fields of the record, of which `name`, `about` and `extension` must be given; a reader, a writer or a
+            count of rows takes the place of the one that spliced formats share.
+    """
+    shared: dict[str, Any] = {
+        "kind": Kind.SPLICED,
+        "addressing": Addressing.START,
+        "has_fields": False,
+        "open_input": partial(SplicedInput, parse=parse),
+        "open_writer": partial(SplicedWriter, parse=parse),
+        "count_rows": partial(count_places, parse=parse),
+    }
+    return Format(**{**shared, **fields})
 
 
 def _read_file(stream: ByteStream, path: str) -> bytes:

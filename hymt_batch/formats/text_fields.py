@@ -5,7 +5,8 @@ A path has a name for each level, with a dot between two names: `doc.body`. In a
 (`messages.*.content`). A backslash before a dot, an asterisk or a backslash means the character itself: `v1\.2.body`.
 A field that has the whole text as its name is taken before it is read as a path.
 
-Knows no file and no format; csv and parquet have columns, to which only the whole text applies.
+Knows no file and no format. The readers of csv and parquet find columns by themselves: neither a backslash nor `*` has
+a meaning there.
 """
 
 from __future__ import annotations

@@ -63,8 +63,8 @@ def check(
 
     Raises:
         ConfigError: An added name is taken, several columns have the same name, the fields are too many to be columns,
-            rows have several text fields and the output one text,
-            the delimiter cannot be distinguished from text in tsv, or the output cannot store a column's type.
+            rows have several text fields and the output one text, the delimiter cannot be distinguished from text in
+            tsv, or the output cannot store a column's type.
     """
     target = registry.get(out_format)
     spec = _checked_spec(input, target, preamble, options, documents)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats import registry
+from hymt_batch.formats.format import Format
 from hymt_batch.formats.text_encoding import UTF8
 from hymt_batch.records import Input, SkippedFile
 from hymt_batch.source import hub, ignored_settings, input_names, unread
@@ -171,8 +172,11 @@ class _Finder:
             raise kind.error(path, self.config)
         if origin is Origin.NAMED:
             self.named.add(rel)
+        self._add_input(rel, path, format, status.st_size)
+
+    def _add_input(self, rel: str, path: str, format: Format, size: int | None = None) -> None:
         format = registry.as_document(format) if self.config.document else format
-        self.inputs.append(input_names.make_input(rel, path, format, self.out_format, status.st_size))
+        self.inputs.append(input_names.make_input(rel, path, format, self.out_format, size))
 
     def _add_folder(self, path: str) -> None:
         name = os.path.basename(os.path.realpath(path))
@@ -195,9 +199,7 @@ class _Finder:
         if registry.of_folder(path) is None and self.config.split is not None:
             self.used_settings.add("split")
         for split_rel, folder, format in find_splits(rel, path, self.config.split):
-            self.inputs.append(
-                input_names.make_input(f"{split_rel}{format.extension}", folder, format, self.out_format)
-            )
+            self._add_input(f"{split_rel}{format.extension}", folder, format)
 
     def _add_glob(self, pattern: str) -> None:
         matches = sorted(glob.glob(pattern, recursive=True))
@@ -238,15 +240,15 @@ class _Finder:
                 fix="Set source.path to a file.",
             )
         if path == STDIN:
-            stored = [spool.store_stdin((self.choice.set_format or registry.DEFAULT).extension)]
+            format = self.choice.set_format or registry.DEFAULT
+            stored = [spool.store_stdin(format.extension)]
         else:
+            format = registry.get(hub.STORED_FORMAT)
             self.used_settings |= {"subset", "split", "revision"}
             stored = spool.store_hub(path, self.config)
         for file, rel in stored:
-            format = registry.get(hub.STORED_FORMAT) if path != STDIN else self.choice.set_format or registry.DEFAULT
-            format = registry.as_document(format) if self.config.document else format
             self.named.add(rel)
-            self.inputs.append(input_names.make_input(rel, str(file), format, self.out_format))
+            self._add_input(rel, str(file), format)
 
 
 def _matches(rel: str, pattern: str) -> bool:

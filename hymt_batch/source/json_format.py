@@ -1,6 +1,6 @@
 """Decide how a JSON file is read: as rows, in one of two shapes, or as a tree of keys whose strings are all places.
 
-Asks for nothing but the first objects of the file and the names of the fields with the text.
+Only the first objects of the file and the names of the text fields decide.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _no_field_error(path: str, found: JsonShape, text_fields: Sequence[str]) -> 
     wanted = " or ".join(map(repr, text_fields))
     names = list(dict.fromkeys(name for values in found.objects for name in values))[:20]
     return ConfigError(
-        f"{path} is {found.shape.value}, of which none of the first has the field {wanted}"
+        f"{path} is {found.shape.value}, and none of its first objects has the field {wanted}"
         if found.objects
         else f"{path} is {found.shape.value}, which has no field {wanted}",
         why=f"Its fields are {names}." if names else "",

@@ -43,8 +43,7 @@ class UnreadKind:
 
     def error(self, path: str, config: SourceConfig) -> ConfigError:
         """Return the error for a file of this format that source.path names."""
-        why = "" if ", which is read " in self.what else "which is not read"
-        return ConfigError(f"{path!r} is {self.what}", why=why, fix=self.advice(path, config))
+        return ConfigError(f"{path!r} is {self.what}", why="which is not read", fix=self.advice(path, config))
 
 
 BINARY = UnreadKind("binary data")

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import re
 
+from hymt_batch.formats.spliced import encodable
+
 _HEX_ESCAPE = re.compile(rb"(?<!\\)(?:\\\\)*+\\u([0-9a-fA-F]{4})")
 _MUST_ESCAPE = '"\\\\\x00-\x1f'
 _NOT_ASCII = "\x7f-\U0010ffff"
 _SHORT = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"}
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _NO_LINE_BREAK_FOR_JAVASCRIPT = "\u2028\u2029"
 
 
@@ -42,9 +43,7 @@ class Escapes:
 
     def escape(self, text: str) -> bytes:
         """Return a text as it stands between the quotes; half of a surrogate pair becomes U+FFFD."""
-        if not text.isascii():
-            text = _SURROGATE.sub("\ufffd", text)
-        return self._must_escape.sub(self._escaped, text).encode()
+        return self._must_escape.sub(self._escaped, encodable(text)).encode()
 
     def _escaped(self, match: re.Match[str]) -> str:
         character = match[0]

@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hymt_batch.formats.compressed_stream import open_published
-from hymt_batch.formats.format import Addressing, Format, Kind
 from hymt_batch.formats.json_tree.places import JsonTreeFile
 from hymt_batch.formats.json_tree.plural_categories import MOST_CATEGORIES, MOST_ORDINAL
-from hymt_batch.formats.spliced import PlaceOptions, SplicedInput, SplicedWriter
+from hymt_batch.formats.spliced import PlaceOptions, spliced_format
 from hymt_batch.formats.text_encoding import UTF8
 
 
@@ -32,18 +30,14 @@ def _count_rows(path: Path, source_settings: Mapping[str, Any]) -> set[int]:
     return set(range(fewest, cardinal + ordinal - fewest + 1))
 
 
-FORMAT = Format(
+FORMAT = spliced_format(
+    JsonTreeFile,
     name="json",
     about="JSON trees of keys (.json, .arb); all strings",
-    kind=Kind.SPLICED,
-    addressing=Addressing.START,
     extension=".json",
     input_extensions=(".json",),
     head_extensions={".arb": re.compile(rb"(?:\xef\xbb\xbf)?\s*\{")},
-    has_fields=False,
     source_settings=("encoding", "keys", "skip_keys", "add_plural_forms"),
     escapes_characters=True,
-    open_input=partial(SplicedInput, parse=JsonTreeFile),
-    open_writer=partial(SplicedWriter, parse=JsonTreeFile),
     count_rows=_count_rows,
 )

@@ -82,6 +82,15 @@ def _key(key: str) -> str:
         elif match[2]:
             out += r"[^\x00]"
         else:
-            characters = re.sub(r"([\\\[\]^])", r"\\\1", match[4])
-            out += rf"[^\x00{characters}]" if match[3] else f"[{characters}]"
+            out += _character_class(match[4], is_negated=bool(match[3]))
     return out + re.escape(key[at:])
+
+
+def _character_class(characters: str, *, is_negated: bool) -> str:
+    """Return the expression of one character; none is in a range from a later to an earlier one, as in a shell."""
+    characters = re.sub(r"([\\\[\]^])", r"\\\1", characters)
+    try:
+        re.compile(f"[{characters}]")
+    except re.error:
+        return r"[^\x00]" if is_negated else "(?!)"
+    return rf"[^\x00{characters}]" if is_negated else f"[{characters}]"

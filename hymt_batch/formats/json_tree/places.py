@@ -154,8 +154,8 @@ class JsonTreeFile:
 
 
 _MESSAGE = re.compile("[{}']")
-_MAX_SPACE = 1000  # before a key, that is repeated before an inserted one
-
+_MAX_SPACE = 1000
+"""An inserted key has the white space of the key beside it, of which no more bytes than these are looked at."""
 
 _I18NEXT = re.compile(r"\$t\([^()\n]{0,200}\)|<(/?)(\d{1,3})/?>")
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from hymt_batch.formats.spliced import UnreadableFileError
+from hymt_batch.formats.spliced import UnreadableFileError, count_line_breaks
 
 MAX_DEPTH = 1000
 """Deepest nesting; other parsers give up at about the same depth."""
@@ -144,8 +144,7 @@ _QUOTE, _BRACE = b'"{'
 
 def line_of(data: bytes, offset: int) -> int:
     """Return the line of an offset, from 1; a line ends with \\n, \\r\\n or \\r."""
-    breaks = data.count(b"\n", 0, offset) + data.count(b"\r", 0, offset) - data.count(b"\r\n", 0, offset)
-    return breaks + 1
+    return 1 + count_line_breaks(data, 0, offset)
 
 
 def unescape(raw: bytes) -> str:

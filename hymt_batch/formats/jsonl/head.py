@@ -22,16 +22,11 @@ def check_lines(input: Input, head: bytes, is_whole: bool, options: ReadOptions)
         return
     if shape is Shape.TEXTS and has_object_line(head.decode("utf-8-sig", "ignore")):
         return  # a bad row among rows
-    is_rows = shape in (Shape.ARRAY, Shape.OBJECTS)
-    name = "json_rows" if is_rows else "json"
-    raise FileError(
+    raise _shape_error(
         f"{input.path} is JSON, but not one object per line: it is {shape.value}",
         why="so its lines are not rows",
-        fix=f"Set source.format={name}, which {_READS[is_rows]}.",
-    ).among_others(f"Translate it in a job of its own with source.format={name}, which {_READS[is_rows]}.")
-
-
-_READS = {True: "reads its objects as rows", False: "translates all its strings"}
+        format="json_rows" if shape in (Shape.ARRAY, Shape.OBJECTS) else "json",
+    )
 
 
 def check_rows(input: Input, head: bytes, is_whole: bool, options: ReadOptions) -> None:
@@ -39,13 +34,19 @@ def check_rows(input: Input, head: bytes, is_whole: bool, options: ReadOptions) 
     shape = find_shape(head, is_whole).shape
     if not head.strip() or shape in (Shape.ARRAY, Shape.OBJECTS, Shape.SINGLE):
         return
-    is_lines = shape is Shape.LINES
-    name = "jsonl" if is_lines else "json"
-    raise FileError(
+    raise _shape_error(
         f"{input.path} is not an array of objects: it is {shape.value}",
         why="so it has no rows of the format json_rows",
-        fix=f"Set source.format={name}, which {_READS[is_lines]}.",
-    ).among_others(f"Translate it in a job of its own with source.format={name}, which {_READS[is_lines]}.")
+        format="jsonl" if shape is Shape.LINES else "json",
+    )
+
+
+def _shape_error(what: str, why: str, format: str) -> FileError:
+    """Return the error for a file that has the shape of another format."""
+    reads = "translates all its strings" if format == "json" else "reads its objects as rows"
+    advice = f"source.format={format}, which {reads}."
+    error = FileError(what, why=why, fix=f"Set {advice}")
+    return error.among_others(f"Translate it in a job of its own with {advice}")
 
 
 def fits_lines(head: bytes) -> bool:

@@ -6,6 +6,7 @@ the added fields are on lines of their own, indented like the first one.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -24,6 +25,8 @@ from hymt_batch.formats.options import ReadOptions
 from hymt_batch.formats.row_reader import ReadContext, Rows
 from hymt_batch.formats.text_encoding import UTF8
 from hymt_batch.records import Document, Input, Preamble, Row
+
+log = logging.getLogger(__name__)
 
 _INDENT = re.compile(rb'\{([ \t]*\r?\n[ \t\r\n]*)"')
 
@@ -76,8 +79,12 @@ class RowArrayInput(LineInput):
     def rows(self, options: ReadOptions, context: ReadContext, cursor: int) -> Rows:
         self._stream.seek(cursor)
         stream = self._rows_stream = _ElementStream(self.input, self._stream.read, cursor)
+        end = context.header  # the last bytes that belong to no row
         for document, position in read_rows(stream, options, context, read_row=_ElementStream.read_row):
+            end = stream.gap
             yield replace(document, raw=document.raw + stream.gap) if context.full else document, position
+        if context.full and b"[" in context.header and b"]" not in end:
+            log.warning("%s ends without the ] of its array: it may be cut off, and lack rows", self.input.path)
 
     def at_end(self, next_row: int) -> bool:
         return self._stream.at_end() if self._rows_stream is None else self._rows_stream.elements.at_end()

@@ -18,7 +18,7 @@ from hymt_batch.formats.markdown.parser import INLINE_EVENTS, INLINE_TAGS, Event
 from hymt_batch.formats.markdown.pieces import divide, plain_piece
 from hymt_batch.formats.markdown.writing import PARAGRAPHS, Surroundings
 from hymt_batch.formats.row_reader import RowError, not_utf8_message
-from hymt_batch.formats.spliced import Place, PlaceOptions
+from hymt_batch.formats.spliced import Place, PlaceOptions, count_line_breaks
 from hymt_batch.records import Status
 
 _LONE_CR = re.compile(rb"\r(?!\n)")
@@ -140,7 +140,7 @@ class _Names:
 
     def of(self, start: int) -> str:
         """Return the name of the place that begins here, after the last one."""
-        if num_lines := _count_lines(self._data, self._counted_to, start):
+        if num_lines := count_line_breaks(self._data, self._counted_to, start):
             self._line, self._index = self._line + num_lines, 0
         self._counted_to, self._index = start, self._index + 1
         return str(self._line) if self._index == 1 else f"{self._line}[{self._index}]"
@@ -191,7 +191,3 @@ def _encoding_error(data: bytes) -> RowError | None:
     except UnicodeDecodeError as error:
         return RowError(not_utf8_message(error, "text"), Status.BAD_ENCODING)
     return None
-
-
-def _count_lines(data: bytes, start: int, end: int) -> int:
-    return data.count(b"\n", start, end) + data.count(b"\r", start, end) - data.count(b"\r\n", start, end)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
@@ -105,27 +106,20 @@ def read_rows(table: Table, config: ReadOptions, context: ReadContext, row: int)
     codes = LanguageCodes(config, context)
     (text_field,) = config.text_fields
     fields = [text_field, *(name for name in codes.fields if name)]
-    column_names = None if context.full else list(dict.fromkeys(fields))
     prefix = f"{input.rel}#"
-    for batch in table.batches(row, column_names):
-        columns = [_column_bytes(batch, name) for name in fields]
-        for index, cells in enumerate(zip(*columns, strict=True)):
-            digest = blake2b(_canonical(cells), digest_size=8).digest()
-            if context.hasher is not None:
-                context.hasher.add_digest(digest, sum(map(len, filter(None, cells))))
-            values = (batch, index) if context.full else None
-            content = cells[0]
-            try:
-                if content is not None and len(content) > limit:
-                    raise RowError(too_long_message(limit), Status.TOO_LONG)
-                text = "" if content is None else _decode(content, text_field)  # null means no text
-                langs = _row_languages(codes, cells)
-                document = Document(f"{prefix}{row + 1}", row, text, digest, b"", *langs, values=values)
-            except RowError as error:
-                raw, shown = (content or b"", _decode_lossy(content)) if context.full else (b"", None)
-                document = error_document(input, row, digest, error, raw=raw, text=shown, values=values)
-            row += 1
-            yield document, row
+    for cells, digest, values in _read_cells(table, context, fields, row):
+        content = cells[0]
+        try:
+            if content is not None and len(content) > limit:
+                raise RowError(too_long_message(limit), Status.TOO_LONG)
+            text = "" if content is None else _decode(content, text_field)  # null means no text
+            langs = _row_languages(codes, cells)
+            document = Document(f"{prefix}{row + 1}", row, text, digest, b"", *langs, values=values)
+        except RowError as error:
+            raw, shown = (content or b"", _decode_lossy(content)) if context.full else (b"", None)
+            document = error_document(input, row, digest, error, raw=raw, text=shown, values=values)
+        row += 1
+        yield document, row
 
 
 def _read_field_rows(table: Table, config: ReadOptions, context: ReadContext, row: int) -> Rows:
@@ -133,6 +127,27 @@ def _read_field_rows(table: Table, config: ReadOptions, context: ReadContext, ro
     rows = FieldRows(table.input, config, context)
     texts = present_fields(table.schema, config)
     fields = [*texts, *(name for name in rows.language_fields if name)]
+    for cells, digest, values in _read_cells(table, context, fields, row):
+        found = [
+            _field_text(cell, name, config.max_row_bytes)
+            for name, cell in zip(texts, cells, strict=False)
+            if cell is not None
+        ]
+        error: RowError | None = None
+        languages: tuple[str | None, str | None] = (None, None)
+        try:
+            languages = _language_values(rows.language_fields, cells[len(texts) :])
+        except RowError as language_error:
+            error = language_error
+        row += 1
+        for document in rows.of_texts(digest, found, languages, error=error, values=values):
+            yield document, row
+
+
+def _read_cells(
+    table: Table, context: ReadContext, fields: Sequence[str], row: int
+) -> Iterator[tuple[tuple[bytes | None, ...], bytes, Any]]:
+    """Yield the cells of each row from a row on, one for each of the fields, with its digest and its values."""
     column_names = None if context.full else list(dict.fromkeys(fields))
     for batch in table.batches(row, column_names):
         columns = [_column_bytes(batch, name) for name in fields]
@@ -140,20 +155,7 @@ def _read_field_rows(table: Table, config: ReadOptions, context: ReadContext, ro
             digest = blake2b(_canonical(cells), digest_size=8).digest()
             if context.hasher is not None:
                 context.hasher.add_digest(digest, sum(map(len, filter(None, cells))))
-            found = [
-                _field_text(cell, name, config.max_row_bytes)
-                for name, cell in zip(texts, cells, strict=False)
-                if cell is not None
-            ]
-            error: RowError | None = None
-            languages: tuple[str | None, str | None] = (None, None)
-            try:
-                languages = _language_values(rows.language_fields, cells[len(texts) :])
-            except RowError as language_error:
-                error = language_error
-            row += 1
-            for document in rows.of_texts(digest, found, languages, error=error, values=(batch, index)):
-                yield document, row
+            yield cells, digest, (batch, index) if context.full else None
 
 
 def _field_text(cell: bytes, name: str, limit: int) -> FieldText:

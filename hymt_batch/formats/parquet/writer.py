@@ -1,10 +1,10 @@
 """parquet output: the input's record batches, schema, metadata and codec, with two columns added.
 
 `translation` is a string ("" for an error row, as in jsonl); `hymt` is a struct of id, status and flags; see
-`added_columns.py` for rows with several text fields. The features
-that `datasets` stores in the schema's metadata are extended, so that images, labels and other types load as before.
-From text, csv and tsv the columns are strings. From jsonl they are bool, int64, double or string, whichever holds all
-values of a field; values of no such type (objects, lists, fields of mixed types) become JSON text.
+`added_columns.py` for rows with several text fields. The features that `datasets` stores in the schema's metadata are
+extended, so that images, labels and other types load as before. From text, csv and tsv the columns are strings. From
+JSON rows they are bool, int64, double or string, whichever holds all values of a field; values of no such type
+(objects, lists, fields of mixed types) become JSON text.
 A row group ends after `row_group_rows` rows or about ROW_GROUP_BYTES; at most one is held in memory. The same input and
 the same version of pyarrow give the same bytes.
 """

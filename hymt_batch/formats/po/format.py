@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hymt_batch.formats.compressed_stream import open_published
-from hymt_batch.formats.format import Addressing, Format, Kind
 from hymt_batch.formats.po.catalogue import Catalogue
 from hymt_batch.formats.po.writer import CatalogueWriter
-from hymt_batch.formats.spliced import PlaceOptions, SplicedInput
+from hymt_batch.formats.spliced import PlaceOptions, spliced_format
 from hymt_batch.formats.text_encoding import UTF8
 
 
@@ -28,17 +26,14 @@ def _count_rows(path: Path, source_settings: Mapping[str, Any]) -> set[int]:
     return {every} if options.entries == "all" else set(range(left, every + 1))
 
 
-FORMAT = Format(
+FORMAT = spliced_format(
+    Catalogue,
     name="po",
     about="Gettext catalogues; the entries without a translation",
-    kind=Kind.SPLICED,
-    addressing=Addressing.START,
     extension=".po",
     input_extensions=(".po", ".pot"),
     text_start=re.compile(rb'(?:#[^\n]*+\n|\s++)*+(?:msgid|msgctxt)[ \t]*+"'),
-    has_fields=False,
     source_settings=("entries",),
-    open_input=partial(SplicedInput, parse=Catalogue),
     open_writer=CatalogueWriter,
     count_rows=_count_rows,
 )

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import BinaryIO, cast
 
 from hymt_batch.formats.format import OutputSpec
+from hymt_batch.formats.output_stream import unencodable_character
 from hymt_batch.formats.po.catalogue import Catalogue, Written
 from hymt_batch.formats.po.header import Edit
 from hymt_batch.formats.spliced import Place, SplicedWriter, encodable, keeps_source
@@ -34,7 +35,7 @@ class CatalogueWriter(SplicedWriter):
         catalogue, tgt_lang = cast(Catalogue, self._parsed), self._spec.input.tgt_lang
         edits = catalogue.edits(self._results, tgt_lang, marks_flagged=self._spec.options.fuzzy)
         codec = catalogue.charset.codec
-        if not all(_can_encode(edit.text, codec) for edit in edits):
+        if any(unencodable_character(edit.text, codec) for edit in edits):
             codec = UTF8
         is_ascii = self._data.isascii() and all(edit.text.isascii() for edit in edits)
         header = catalogue.header_edits(tgt_lang, is_ascii=is_ascii, codec=codec) if edits else []
@@ -54,11 +55,3 @@ class CatalogueWriter(SplicedWriter):
     @staticmethod
     def _transcoded(data: bytes, old_codec: str, codec: str) -> bytes:
         return data if old_codec == codec else data.decode(old_codec, "replace").encode(codec)
-
-
-def _can_encode(text: str, codec: str) -> bool:
-    try:
-        text.encode(codec)
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 
-from hymt_batch.formats.format import Addressing, Format, Kind
-from hymt_batch.formats.spliced import Parse, Place, SplicedInput, SplicedWriter, count_places
+from hymt_batch.formats.format import Format
+from hymt_batch.formats.spliced import Parse, Place, spliced_format
 from hymt_batch.formats.subtitles.cues import Cue
 from hymt_batch.formats.subtitles.join import cut_text, group_cues, join_texts
 
@@ -57,17 +56,12 @@ def subtitle_format(name: str, about: str, parse: Parse, text_start: re.Pattern[
         parse: Parses a file.
         text_start: See `Format`.
     """
-    return Format(
+    return spliced_format(
+        parse,
         name=name,
         about=about,
-        kind=Kind.SPLICED,
-        addressing=Addressing.START,
         extension=f".{name}",
         input_extensions=(f".{name}",),
         text_start=text_start,
-        has_fields=False,
         source_settings=("encoding", "join_cues"),
-        open_input=partial(SplicedInput, parse=parse),
-        open_writer=partial(SplicedWriter, parse=parse),
-        count_rows=partial(count_places, parse=parse),
     )
