@@ -226,7 +226,7 @@ def _verify_published_file(
                 _verify_row_count(path, name, recorded, kind, report, settings)
     num_texts = manifest.count_texts([record])
     if sum(record["counts"].values()) != num_texts:
-        what = f"the counts of its statuses do not add up to its {num_texts} rows"
+        what = f"the counts of its statuses do not add up to its {plural(num_texts, 'text')}"
         report.findings.add(Kind.DAMAGE, record["rel"], what)
 
 

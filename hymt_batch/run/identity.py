@@ -211,8 +211,7 @@ def part_limits_of(identity: Mapping[str, Any]) -> batch.PartLimits:
 def stored_plan_version(folder: Path) -> int:
     """Return the plan version of the job in a folder; the newest version if no job can be read."""
     stored = _stored_identity(folder)
-    version = PLAN_VERSION if stored is None else stored.get("batch", {}).get("plan", 1)
-    return version if type(version) is int else PLAN_VERSION
+    return PLAN_VERSION if stored is None else identity_versions.plan_version_of(stored)
 
 
 def stored_formats(folder: Path) -> tuple[str, ...] | None:

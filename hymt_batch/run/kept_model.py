@@ -1,8 +1,8 @@
 """What a sweep keeps loaded from one point to the next: the replica of this process, or the worker processes.
 
-Loading a model takes far longer than many a point's rows. Points whose settings of model, placement, threads and
-workers are equal share what is loaded; the engine is opened again where its own settings differ. After an error nothing
-is kept, since its cause may lie in what was loaded.
+Loading a model often takes longer than translating the rows of a point. Points whose settings of model, placement,
+threads and workers are equal share what is loaded; the engine is opened again where its own settings differ. After an
+error nothing is kept, since its cause may lie in what was loaded.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class KeptModel:
         self._drop()
 
     def prepare(self, job: TranslateJob) -> PreparedModel:
-        """Prepare the model of a job as `prepare.prepare_model` does; what another job loaded is freed before.
+        """Prepare the model of a job as `prepare.prepare_model` does; first free what an earlier job loaded.
 
         If this model is loaded and its files did not change, the devices are not examined again: it occupies them.
         """

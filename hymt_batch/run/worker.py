@@ -71,7 +71,7 @@ def serve(pipe: Connection) -> None:
 
 
 def load_replica(job: TranslateJob, *, check_stop: Callable[[], None], on_batch: Callable[[int, int], None]) -> Replica:
-    """Load the model of a job; opening the replica checks it: the canary prompts, and the engine by the reference."""
+    """Load the model of a job; opening the replica checks it: the canary prompts, and the engine against `generate`."""
     model = prepare.prepare_model(job.model, job.device_map, job.launch.num_threads)
     tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
     return Replica(job, model, tokenizer, check_stop=check_stop, on_batch=on_batch)

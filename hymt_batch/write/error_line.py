@@ -25,10 +25,9 @@ def error_line(document: Document, row: Row, raw: bool = True, *, is_transcoded:
     Args:
         document: The row as it was read.
         row: The row as it was committed.
-        raw: Add the original (a row; of a table or of one of several fields, its text) where it has no translation:
-            the key `raw`, at most
-            MAX_RAW_BYTES in the file, with invalid UTF-8 as \\xHH and invisible characters as JSON escapes; and the key
-            `raw_cut` where it was cut.
+        raw: Add the key `raw` where there is no translation: the original row, or, of a table and of rows with several
+            text fields, its text; at most MAX_RAW_BYTES in the file, with invalid UTF-8 as \\xHH and invisible
+            characters as JSON escapes. Where it was cut, the key `raw_cut` says so.
         is_transcoded: The row was transcoded to UTF-8: an undecodable byte, for which a mark stands, is \\xHH.
     """
     message = row.message or document.message

@@ -13,6 +13,7 @@ from typing import Any
 
 from hymt_batch import manifest
 from hymt_batch.manifest import JsonDict
+from hymt_batch.records import PLAN_VERSION
 
 VERSION = 6
 """Version of the identity, stored in the identity itself; version 1 did not store it."""
@@ -74,6 +75,12 @@ def version_of(identity: JsonDict) -> int:
     """Return the version that wrote an identity; an invalid version counts as a future one."""
     version = identity.get("version", 1)
     return version if type(version) is int and version >= 1 else VERSION + 1
+
+
+def plan_version_of(identity: JsonDict) -> int:
+    """Return the plan version that an identity records; the newest version if it is invalid."""
+    version = identity.get("batch", {}).get("plan", 1)
+    return version if type(version) is int else PLAN_VERSION
 
 
 def upgrade(stored: JsonDict, requested: JsonDict, changes: Changes = CHANGES) -> JsonDict:

@@ -86,10 +86,10 @@ class OpenFiles:
         output = None
         if num_rows is not None:
             output = {"rows": num_rows, "bytes": self.out.size, "sha256": self.out.sync_and_close()}
-        lists = {key: rows.sync() for key, rows in self._lists.items()}
+        lists = {key: row_list.sync() for key, row_list in self._lists.items()}
         replaces = before(str(output["sha256"]) if output else "")
-        for rows in self._lists.values():
-            rows.publish(durable=replaces)
+        for row_list in self._lists.values():
+            row_list.publish(durable=replaces)
         if output:
             replace(self._fs, self.out.path, self._final)
         else:

@@ -16,7 +16,7 @@ def check(template: str, key: str = "write.name") -> None:
     """Check a template.
 
     Raises:
-        ConfigError: It has an unknown field, does not end with {ext}, or leads out of the output folder.
+        ConfigError: It has an unknown field, does not end with {ext}, or is not a relative path below a folder.
     """
     why = ""
     literal = _FIELD.sub("", template)
@@ -24,8 +24,8 @@ def check(template: str, key: str = "write.name") -> None:
         why = "it has other fields than {stem}, {ext}, {src} and {tgt}"
     elif not template.endswith("{ext}"):
         why = "it does not end with {ext}, by which programs know what a file is"
-    elif template.startswith("/") or any(part in ("", ".", "..") for part in template.split("/")):
-        why = "it leads out of the output folder"
+    elif any(part in ("", ".", "..") for part in template.split("/")):
+        why = "it begins with a slash, or has a part that is empty, . or .., and so may lead out of the output folder"
     elif any(character in literal for character in "\0\n\r"):
         why = "it has a line break or NUL"
     if why:

@@ -45,6 +45,7 @@ def check_names(inputs: Sequence[Input], folder: Path) -> None:
             fix="Set output_dir= to a shorter path.",
         )
     for input in inputs:
+        # a path in review/ is as long as that in errors/
         for rel in (f"translated/{input.out_rel}", f"errors/{input.rel}.errors.jsonl"):
             pieces = rel.split("/")
             if any(piece in ("", ".", "..") for piece in pieces) or "\0" in rel:

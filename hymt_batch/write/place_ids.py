@@ -21,8 +21,8 @@ from hymt_batch.formats.row_reader import ReadContext
 from hymt_batch.formats.text_fields import TextFields
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord
-from hymt_batch.records import PLAN_VERSION, Input, Row
-from hymt_batch.write import input_locations
+from hymt_batch.records import Input, Row
+from hymt_batch.write import identity_versions, input_locations
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,8 @@ def find(fs: Fs, folder: Path, job: JobRecord, input: Input, rows: Sequence[Row]
     with unreadable, contextlib.closing(registry.of_input(located).open_input(located)) as file:
         options = _Options.of(source)
         preamble = file.read_preamble(options, ())
-        context = ReadContext(header=preamble.header, fields=preamble.fields, plan_version=_plan_version(job))
+        plan_version = identity_versions.plan_version_of(job.identity)
+        context = ReadContext(header=preamble.header, fields=preamble.fields, plan_version=plan_version)
         documents = (document for document, _ in file.rows(options, context, preamble.num_bytes))
         return {
             document.row_index: document.id
@@ -96,8 +97,3 @@ def find(fs: Fs, folder: Path, job: JobRecord, input: Input, rows: Sequence[Row]
             if digests.get(document.row_index) == document.digest
         }
     return {}
-
-
-def _plan_version(job: JobRecord) -> int:
-    version = job.identity.get("batch", {}).get("plan", 1)
-    return version if type(version) is int else PLAN_VERSION

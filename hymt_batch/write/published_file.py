@@ -87,18 +87,18 @@ class Assembly:
     check_lease: Callable[[], None]  # raises if the lease is lost, so that nothing may be published
     make_folder: Callable[[Path], None]  # creates a folder that survives a power loss
     # keeps the file at the output path in set_aside/, unless its sha256 is this one or that of the job's own file;
-    # returns whether there is one
+    # returns whether anything is at that path
     preserve_foreign: Callable[[str], bool]
 
     def before_publication(self, sha256: str) -> bool:
-        """Keep a foreign file at the output path; return whether there is any. Raise if the lease is lost."""
+        """Keep a foreign file at the output path; return whether anything is there. Raise if the lease is lost."""
         is_there = self.preserve_foreign(sha256)
         self.check_lease()
         return is_there
 
 
 def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:
-    """Write and publish one translated file and its errors file.
+    """Write and publish one translated file and the lists of rows beside it.
 
     Returns:
         The record of both files, for `file_record.save_record`.

@@ -277,7 +277,7 @@ class Publisher:
             raise MissingError("\n".join(missing), fix="Run the same command again to translate them.")
         if not self._has_manifest or (self._job.formats and self._listed_skipped != tuple(skipped)):
             with wrap_os_errors("manifest.json"):
-                for input in self._inputs:  # names of files are not durable yet, and the manifest must not be before
+                for input in self._inputs:  # the names of all files must be durable before the manifest is
                     self._fs.fsync_dir(manifest.file_state_folder(self._folder, input.file_id))
                 for folder in sorted({folder for input in self._inputs for folder in self._folders_of(input)}):
                     with contextlib.suppress(FileNotFoundError):  # no file has a list of rows there

@@ -1,4 +1,4 @@
-"""Make a line of the review file: a flagged row, with its source and its translation."""
+"""Make a line of a review list: a flagged row, with its source and its translation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hymt_batch.records import Document, Row, Status
 
 def needs_review(row: Row) -> bool:
     """Return whether a row has a flag that is a reason to look at its translation."""
-    return bool(row.flags) and row.status is not Status.NOT_SELECTED and any(flag != BLANK_FLAG for flag in row.flags)
+    return row.status is not Status.NOT_SELECTED and any(flag != BLANK_FLAG for flag in row.flags)
 
 
 def review_line(document: Document, row: Row) -> bytes:

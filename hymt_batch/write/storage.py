@@ -76,7 +76,7 @@ class DurableFolders:
         return self._created.get(path, False)
 
     def _create(self, path: Path) -> bool | None:
-        """Create a folder that is not synced yet; False if it exists, None if there can be none above it."""
+        """Create a folder without syncing it; return whether it is new, None for the root of the file system."""
         is_below_root = path != self._root
         if is_below_root or stat_or_none(self._fs, path.parent) is None:
             if path.parent == path:
