@@ -50,7 +50,7 @@ def render() -> str:
     for heading, kind in (("Rows", Kind.ROWS), ("Documents", Kind.SPLICED)):
         lines.append(heading)
         for format in (format for format in registry.FORMATS if format.kind is kind):
-            files = " ".join(format.input_extensions) or ("a folder" if format.is_folder else "by source.format alone")
+            files = " ".join(format.input_extensions) or ("a folder" if format.is_folder else "by a setting")
             lines.append(f"  {format.name:<11}{files:<17}{format.about}")
             if settings := settings_of(format):
                 lines += textwrap.wrap(" ".join(settings), 110, initial_indent=" " * 30, subsequent_indent=" " * 30)

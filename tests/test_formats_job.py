@@ -21,7 +21,7 @@ def test_every_format_is_listed_with_its_extensions_and_settings(capsys: pytest.
     for format in registry.FORMATS:
         assert format.about
         assert f"  {format.name} " in text
-        assert format.about in text
+        assert f" {format.about}\n" in text
         for word in (*format.input_extensions, *(f"source.{key}" for key in format.source_settings)):
             assert word in text
     assert max(map(len, text.splitlines())) <= 120
