@@ -15,7 +15,7 @@ from functools import lru_cache
 from hymt_batch.formats.markdown.parser import Event
 
 MAX_QUOTES = 64
-"""Block quotes around a text that is translated."""
+"""Most block quotes around a text that is translated; what is deeper stays as it is."""
 
 _MARK_LENGTHS = {"Emphasis": 1, "Strong": 2}
 _BLANK_OR_PREFIX = re.compile(rb"[ \t\r\n>]*")

@@ -1,4 +1,4 @@
-"""A gettext catalogue (.po, .pot), parsed: which of its texts are places, and what its output has otherwise.
+"""A gettext catalogue (.po, .pot), parsed: which of its texts are places, and how its output differs.
 
 The text of a place is the msgid of its entry, and its translation goes into the msgstr. An entry with a msgid_plural
 has as many forms as the target language needs, and each is a place. Where an entry has fewer, the others are inserted
@@ -89,7 +89,7 @@ class Catalogue:
     def edits(
         self, results: Iterable[tuple[Place, Written | None]], tgt_lang: str, *, marks_flagged: bool
     ) -> list[Edit]:
-        """Return what the output has otherwise, without the header.
+        """Return the edits that make the output, without those of the header.
 
         Args:
             results: The translation of each place. An entry of which a form has none stays without.

@@ -51,7 +51,7 @@ def find_charset(data: bytes) -> tuple[Charset, str]:
     except LookupError:
         with contextlib.suppress(UnicodeDecodeError):
             data.decode()
-            return Charset(UTF8), ""  # also ASCII; a name that nobody knows tells nothing
+            return Charset(UTF8), ""  # ASCII is UTF-8, too; an unknown name says nothing
         assert match is not None  # it has a name
         raise UnreadableFileError(
             f"its header names the charset {name}, which no catalogue can have",

@@ -30,7 +30,7 @@ _FIELD = re.compile(r"([A-Za-z0-9-]+):[ \t]*([^\n]*)")
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A range of a file that its output has otherwise."""
+    """A range of a file, and the text that its output has there."""
 
     start: int
     end: int

@@ -16,7 +16,7 @@ from functools import lru_cache
 
 MAX_FORMS = 16
 _SAMPLE = 1000  # numbers that are tried to find what a form is for
-_FEW = 5  # a form for at most so many numbers need not write the number, as msgfmt has it
+_FEW = 5  # msgfmt lets a form for at most this many numbers leave the number out
 
 _ONE = "nplurals=1; plural=0;"
 _NOT_ONE = "nplurals=2; plural=(n != 1);"
