@@ -156,7 +156,7 @@ def race(folder: Path) -> None:
 
 def test_a_late_takeover_does_not_replace_the_new_lease(folder: Path) -> None:
     held = acquire(folder)
-    assert not lease._take_over(OS_FS, folder, b"the dead lease that it saw", lease.current_process())
+    assert not lease._take_over(OS_FS, lease.lease_path(folder), b"the dead lease that it saw", lease.current_process())
     held.check()
     assert [p.name for p in (folder / ".hymt" / "lease").iterdir()] == ["job.json"]
     held.release()
