@@ -27,7 +27,9 @@ from hymt_batch.source.input_names import OutputNames
 from hymt_batch.source.inputs import Inputs
 from hymt_batch.source.spool import Spool
 from hymt_batch.write import file_record, identity_versions, output_name
-from hymt_batch.write.output import LeaseTimes, Output
+from hymt_batch.write.claim import REFUSE_TASKS, TaskRule
+from hymt_batch.write.lease import LeaseTimes
+from hymt_batch.write.output import Output
 from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.published_file import InputAccess
 
@@ -134,9 +136,17 @@ def _has_begun(job: TranslateJob, folder: Path) -> Callable[[Input], bool] | Non
     return has_begun
 
 
-def open_output(job: TranslateJob, plan: Plan, inputs: Inputs) -> Output:
+def open_output(job: TranslateJob, plan: Plan, inputs: Inputs, tasks: TaskRule = REFUSE_TASKS) -> Output:
     """Open the output folder of a job; see `Output.open`."""
-    requested = RequestedJob(
+    folder = Path(job.output_dir) / str(job.name)
+    lease_times = LeaseTimes(job.launch.lease_ttl_s, job.launch.lease_beat_s)
+    access = input_access(job, inputs)
+    return Output.open(folder, requested_job(job, plan, inputs), access, job.write, lease_times, tasks=tasks)
+
+
+def requested_job(job: TranslateJob, plan: Plan, inputs: Inputs) -> RequestedJob:
+    """Return the job that a run asks for."""
+    return RequestedJob(
         manifest.new_job(
             plan.identity,
             inputs.files,
@@ -153,6 +163,8 @@ def open_output(job: TranslateJob, plan: Plan, inputs: Inputs) -> Output:
         skipped=inputs.skipped,
         model_names=demo_models.NAMES,
     )
-    access = InputAccess(inputs.read, inputs.preamble, partial(assemble.shape_row, config=job.check))
-    lease_times = LeaseTimes(job.launch.lease_ttl_s, job.launch.lease_beat_s)
-    return Output.open(Path(job.output_dir) / str(job.name), requested, access, job.write, lease_times)
+
+
+def input_access(job: TranslateJob, inputs: Inputs) -> InputAccess:
+    """Return how the inputs are read a second time, and how rows are shaped."""
+    return InputAccess(inputs.read, inputs.preamble, partial(assemble.shape_row, config=job.check))

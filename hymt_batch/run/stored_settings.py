@@ -8,7 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from hymt_batch.errors import HymtError, IdentityError
-from hymt_batch.source import discovery
+from hymt_batch.source.discovery import DEMO_PREFIX
 
 if TYPE_CHECKING:
     from hymt_batch.schema import TranslateJob
@@ -34,7 +34,7 @@ def of_job(job: TranslateJob) -> dict[str, Any]:
 
 def absolute_paths(job: TranslateJob) -> list[str]:
     """Return the setting source.path with absolute paths."""
-    return [path if discovery.is_hub_id(path) or ":" in path else os.path.abspath(path) for path in job.source.paths]
+    return [path if path.startswith(DEMO_PREFIX) else os.path.abspath(path) for path in job.source.paths]
 
 
 def from_json(config_class: type, value: Any) -> Any:

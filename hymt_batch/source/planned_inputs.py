@@ -47,3 +47,8 @@ class PlannedInputs(Inputs):
         if self._reader is None:
             self._reader = PlannedReader(self._preambles, self._added_fields, self.plan_version, limits)
         return self._reader.read(input, max_rows, index, get_record)
+
+    def close(self) -> None:
+        """Close the file that is open."""
+        if self._reader is not None:
+            self._reader.close()

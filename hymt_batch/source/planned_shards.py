@@ -96,6 +96,11 @@ class SurveyedFile:
             return None
         return self._hasher.file_sha.hexdigest() if same_size else None
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes whose rows were read; those of the file if `sha256` has its hash."""
+        return self._hasher.num_file_bytes if self._hasher else 0
+
     def close(self) -> None:
         self._cutter.close()
 

@@ -24,6 +24,7 @@ from hymt_batch.records import plural
 from hymt_batch.write import lease
 from hymt_batch.write import lease_holder as holders
 from hymt_batch.write.lease import HeldError, Lease
+from hymt_batch.write.lease_file import read_bytes
 from hymt_batch.write.lease_holder import LeaseHolder
 from hymt_batch.write.storage import DurableFolders
 
@@ -49,7 +50,7 @@ def claimed_units(fs: Fs, folder: Path) -> list[int]:
 def read_all(fs: Fs, folder: Path) -> Iterator[tuple[int, LeaseHolder | None]]:
     """Yield each claimed unit and its holder, None if the claim cannot be read."""
     for unit in claimed_units(fs, folder):
-        data = lease.read_bytes(fs, claim_path(folder, unit))
+        data = read_bytes(fs, claim_path(folder, unit))
         if data is not None:
             yield unit, holders.parse_holder(data)
 
@@ -175,7 +176,7 @@ def _is_over(
     fs: Fs, folder: Path, unit: int, seen: dict[int, tuple[bytes, float]], ttl_s: float, now: float, *, refuses: bool
 ) -> bool:
     """Return whether a claim is released, dead or silent; raise if `refuses` and its task is alive."""
-    raw = lease.read_bytes(fs, claim_path(folder, unit))
+    raw = read_bytes(fs, claim_path(folder, unit))
     if raw is None:
         return True
     holder = holders.parse_holder(raw)

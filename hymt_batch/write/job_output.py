@@ -53,6 +53,15 @@ class JobOutput:
     attempts: AttemptMarkers
 
     @property
+    def job_record(self) -> JobRecord:
+        """The job of the folder."""
+        return self._job
+
+    @property
+    def fs(self) -> Fs:
+        return self._fs
+
+    @property
     def is_complete(self) -> bool:
         """True if nothing is left to decode."""
         raise NotImplementedError
@@ -117,6 +126,14 @@ class JobOutput:
         """Finish a shard if its last part is committed; see `finish_shard`."""
         if self._store.has_all(shard):
             self.finish_shard(shard)
+
+    def finish_if_committed(self, input: Input, record: ShardRecord) -> bool:
+        """Return whether a planned shard is complete; makes its row record if only that is missing."""
+        is_committed = self._store.shard_record(input, record.index) == record
+        if is_committed:
+            self._store.finish_shard(input.file_id, record)
+        self._store.forget_shard(input.file_id, record.index)
+        return is_committed
 
     def finish_skipped_shard(self, input: Input, record: ShardRecord) -> None:
         """Do what `finish_shard` does, for a shard that was skipped because it is complete."""

@@ -12,24 +12,21 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hymt_batch import fs as files
 from hymt_batch import manifest
 from hymt_batch.errors import LeaseError, StoppedError
 from hymt_batch.fs_protocol import Fs
+from hymt_batch.write.lease_file import bid_path, read_bytes, take_over, write_tmp
 from hymt_batch.write.lease_holder import LeaseHolder, current_process, is_alive, parse_holder
 
 log = logging.getLogger(__name__)
-
-MAX_BYTES = 1 << 16  # most bytes read of a lease file; ours has a few hundred
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +41,9 @@ class LeaseTimes:
     """Seconds between two heartbeats."""
 
 
+DEFAULT_TIMES = LeaseTimes()
+
+
 @functools.lru_cache(maxsize=64)
 def lease_path(folder: Path) -> Path:
     return manifest.state_folder(folder) / "lease" / "job.json"
@@ -52,22 +52,6 @@ def lease_path(folder: Path) -> Path:
 def read(fs: Fs, folder: Path) -> LeaseHolder | None:
     """Return the holder; None if there is no lease or it cannot be read (an unreadable lease has no effect)."""
     return parse_holder(read_bytes(fs, lease_path(folder)) or b"")
-
-
-def read_bytes(fs: Fs, path: Path) -> bytes | None:
-    """Return the raw file of a lease; None if there is none, b"" if it cannot be read."""
-    try:
-        return fs.read(path, 0, MAX_BYTES)
-    except FileNotFoundError:
-        return None
-    except OSError:
-        return b""
-
-
-def _write_tmp(fs: Fs, path: Path, holder: LeaseHolder) -> Path:
-    tmp = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex}")
-    files.write_new(fs, tmp, manifest.canonical_json(asdict(holder)))
-    return tmp
 
 
 class Lease:
@@ -97,7 +81,7 @@ class Lease:
                 if not self._is_mine():
                     return
                 self._holder = replace(self._holder, beat=self._holder.beat + 1)
-                self._fs.rename(_write_tmp(self._fs, self._path, self._holder), self._path)
+                self._fs.rename(write_tmp(self._fs, self._path, self._holder), self._path)
                 self._refreshed_at = time.monotonic()
             except OSError as error:
                 log.warning("lease beat=%d error=%s", self._holder.beat, error.strerror)
@@ -149,49 +133,6 @@ class Lease:
             holder = parse_holder(read_bytes(self._fs, self._path) or b"")
             if holder is not None and holder.owner == self._holder.owner:
                 self._fs.unlink(self._path)
-
-
-def _take_over(fs: Fs, path: Path, stale: bytes, me: LeaseHolder) -> bool:
-    """Replace a stale lease with ours; False if another process is doing so or already did.
-
-    A bid decides which of several racing processes may do it: a hard link to our lease file, named after the digest of
-    the stale lease. The winner renames its file over the lease if that is still the stale one, so that there always is
-    a lease.
-    """
-    bid = _bid_path(path, stale)
-    tmp = _write_tmp(fs, path, me)
-    if not _bid(fs, tmp, bid, me):
-        files.remove(fs, tmp)
-        return False
-    try:
-        with contextlib.suppress(FileNotFoundError):  # another process got the lease and removed our file
-            if read_bytes(fs, path) == stale:
-                fs.rename(tmp, path)
-                return True
-        return False
-    finally:
-        files.remove(fs, bid)
-        files.remove(fs, tmp)
-
-
-def _bid_path(path: Path, stale: bytes) -> Path:
-    return path.with_name(f"stale-{hashlib.sha256(stale).hexdigest()[:32]}")
-
-
-def _bid(fs: Fs, tmp: Path, bid: Path, me: LeaseHolder) -> bool:
-    """Bid for a stale lease. A bid left by a process that was killed is removed first."""
-    for _ in range(2):
-        try:
-            fs.link(tmp, bid)
-            return True
-        except OSError as error:
-            if error.errno in files.LINK_UNSUPPORTED_ERRNOS:
-                return True
-        bidder = parse_holder(read_bytes(fs, bid) or b"")
-        if bidder is None or is_alive(bidder, me) is not False:
-            return bidder is not None and bidder.owner == me.owner  # the call failed, but the link may exist
-        files.remove(fs, bid)
-    return False
 
 
 def acquire(
@@ -270,14 +211,14 @@ def acquire_at(
             seen, since = raw, clock()
         if alive is False or clock() - since >= ttl_s:
             successor = replace(me, epoch=holder.epoch + 1 if holder else 1)
-            if _take_over(fs, path, raw, successor):
+            if take_over(fs, path, raw, successor):
                 if holder:
                     log.warning("lease taken_over_from_pid=%d host=%s", holder.pid, holder.host)
                 else:
                     log.warning("lease taken over: it could not be read, and no process renewed it")
                 return Lease(fs, path, successor, ttl_s, beat_s, what)
             if clock() - since >= 2 * ttl_s:  # a process was killed after its bid for the lease
-                files.remove(fs, _bid_path(path, raw))
+                files.remove(fs, bid_path(path, raw))
         if not waiting:
             _report_wait(path, holder, ttl_s)
             waiting = True
@@ -286,7 +227,7 @@ def acquire_at(
 
 def _create(fs: Fs, path: Path, me: LeaseHolder) -> bool:
     """Create a lease where there is none; False if another process was faster."""
-    tmp, is_ours = _write_tmp(fs, path, me), False
+    tmp, is_ours = write_tmp(fs, path, me), False
     with contextlib.suppress(FileNotFoundError):  # another process got the lease and removed our file
         is_ours = files.publish(fs, tmp, path)
     files.remove(fs, tmp)

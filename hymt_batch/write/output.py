@@ -37,7 +37,7 @@ from hymt_batch.write.changed_inputs import changed_files, describe_changes
 from hymt_batch.write.claim import REFUSE_TASKS, TaskRule
 from hymt_batch.write.input_changes import input_changed_error
 from hymt_batch.write.job_output import JobOutput
-from hymt_batch.write.lease import Lease, LeaseTimes
+from hymt_batch.write.lease import DEFAULT_TIMES, Lease, LeaseTimes
 from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.part import make_shard_record
 from hymt_batch.write.published_file import InputAccess
@@ -80,7 +80,7 @@ class Output(JobOutput):
         requested: RequestedJob,
         access: InputAccess,
         config: WriteConfig,
-        lease_times: LeaseTimes = LeaseTimes(),
+        lease_times: LeaseTimes = DEFAULT_TIMES,
         fs: Fs = OS_FS,
         tasks: TaskRule = REFUSE_TASKS,
     ) -> Output:
@@ -103,8 +103,8 @@ class Output(JobOutput):
             LeaseError: Another process uses the folder.
             PreflightError: The file system cannot hold the output.
         """
-        fs, inputs = fs.within(folder), requested.job.inputs
-        path_check.check_names(inputs, folder)
+        fs = fs.within(folder)
+        path_check.check_names(requested.job.inputs, folder)
         held_lease: Lease | None = None
         is_prepared = False
         try:
@@ -112,14 +112,10 @@ class Output(JobOutput):
             is_prepared = True
             if lease_times.ttl_s > 0:
                 held_lease = lease.acquire(fs, folder, ttl_s=lease_times.ttl_s, beat_s=lease_times.beat_s)
-            stop_reason.clear(fs, folder)
             if held_lease:
-                tasks.settle(fs, folder, lease_times.ttl_s, lease_times.beat_s)
-                if not tasks.ignore:
-                    cleanup.remove_leftovers(fs, folder, inputs)
+                _tidy(fs, folder, requested, tasks, lease_times)
+            stop_reason.clear(fs, folder)
             check_storage(fs, folder)
-            if requested.overwrite or requested.on_input_change == "redo":
-                shard_plan.discard(fs, folder)  # first, so that no task begins by it
             job = ownership.create_or_open_job(
                 fs, folder, requested, lambda job: _check_change(fs, folder, job, requested, access, config)
             )
@@ -297,6 +293,19 @@ def _prepare_folder(fs: Fs, folder: Path, requested: RequestedJob, access: Input
     for name in (".hymt/lease", ".hymt/quarantine", "translated"):
         folders.ensure(folder / name)
     return folder
+
+
+def _tidy(fs: Fs, folder: Path, requested: RequestedJob, tasks: TaskRule, lease_times: LeaseTimes) -> None:
+    """Deal with the tasks that work in a folder, and remove what killed processes left; the caller holds the lease.
+
+    Raises:
+        LeaseError: Tasks work in the folder, and `tasks` refuses to work beside them.
+    """
+    tasks.settle(fs, folder, lease_times.ttl_s, lease_times.beat_s)
+    if not tasks.ignore:
+        cleanup.remove_leftovers(fs, folder, requested.job.inputs)
+    if requested.overwrite or requested.on_input_change == "redo":
+        shard_plan.discard(fs, folder)  # first, so that no task begins by it
 
 
 def _check_change(

@@ -9,18 +9,18 @@ from __future__ import annotations
 import logging
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from hymt_batch import file_units, manifest
-from hymt_batch.errors import IdentityError, PreflightError, UsageError
+from hymt_batch.errors import IdentityError, InputChangedError, PreflightError, UsageError
 from hymt_batch.fs import remove, stat_or_none, write_atomic
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JsonDict, StateDamagedError, StateMissingError, StatePermissionError
-from hymt_batch.records import Input, ShardRecord, SkippedFile
+from hymt_batch.records import Input, ShardRecord, SkippedFile, plural
 from hymt_batch.write.shard_table import ShardTable
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,12 @@ class PlannedFile:
     max_rows: int | None  # its rows that are within source.limit; None without a limit
     shards: ShardTable
     can_seek: bool  # a task can read a shard without what comes before it
+
+    def shard_record(self, index: int) -> ShardRecord:
+        """Return the record of a shard, which must exist."""
+        record = self.shards.get(index)
+        assert record is not None
+        return record
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,21 @@ class ShardPlan:
     def units(self) -> Iterator[PlannedUnit]:
         """Yield all units in order."""
         return map(self.unit, range(self.num_units))
+
+    def with_inputs(self, inputs: Sequence[Input]) -> ShardPlan:
+        """Return the plan with these files, which are found elsewhere now, or are others."""
+        found = {input.rel: input for input in inputs}
+        if len(found) != len(self.files) or any(file.input.rel not in found for file in self.files):
+            raise InputChangedError(
+                "source.path names other files than those for which the job was prepared",
+                why=f"the plan has {plural(len(self.files), 'file')}, such as {self.files[0].input.rel}"
+                if self.files
+                else "the plan has no file",
+                fix="Start all tasks with the settings of `hymt-batch prepare`.",
+            )
+        # the size decides the units, so it stays
+        files = [replace(file, input=replace(found[file.input.rel], size=file.input.size)) for file in self.files]
+        return replace(self, files=files)
 
     @property
     def contents(self) -> JsonDict:

@@ -162,18 +162,17 @@ class TaskOutput(JobOutput):
 
     def _finish_if_committed(self, unit: PlannedUnit) -> bool:
         """Return whether a unit is complete; makes the records of shards whose parts are all committed."""
-        for file, record in unit.shards():
-            if self._is_published(file.input):
-                continue
-            if self._store.shard_record(file.input, record.index) != record:
-                self._store.forget_shard(file.input.file_id, record.index)
-                return False
-            self._store.finish_shard(file.input.file_id, record)
-        return True
+        return all(
+            self.finish_if_committed(file.input, record) or self._is_published(file.input)
+            for file, record in unit.shards()
+        )
 
     def _is_published(self, input: Input) -> bool:
         record = file_record.read_record(self._fs, self.folder, input)
         return record is not None and record["identity"] == self._job.identity_sha256
+
+    def finish_skipped_shard(self, input: Input, record: ShardRecord) -> None:
+        raise AssertionError("a task reads no shard that is complete")
 
     def finish_shard(self, shard: Shard) -> None:
         """Make the row record of a shard; with the last shard of a unit, release its claim."""
