@@ -30,6 +30,7 @@ from hymt_batch.source.path_errors import describe_skipped
 from hymt_batch.storage_error import describe_type
 
 if TYPE_CHECKING:
+    from hymt_batch.run.run_status import RunStatus
     from hymt_batch.schema import TranslateJob
     from hymt_batch.write.summary import Summary
 
@@ -63,6 +64,7 @@ class Reporter:
         self.num_warnings = 0
         self.first_warning = ""  # its first line
         self.sample_pairs: list[tuple[str, str]] = []
+        self.run_status: RunStatus | None = None  # where other programs see how the run is going
         self.began_at = time.monotonic() if Reporter._process_has_run else None  # None: with the process
         Reporter._process_has_run = True
         self.bar: tqdm[Any] | None = None
