@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-
 MAX_EARLY_RECORDS = 1000
 """Messages before the log file is open that are kept for it."""
 
@@ -120,8 +119,7 @@ class Reporter:
         if self.bar is None:
             # tqdm would show nothing on a terminal that reports no size (0 columns)
             size = shutil.get_terminal_size((100, 24))
-            columns = size.columns - 1
-            self.bar = tqdm(desc=text, bar_format="{desc}", ncols=columns, nrows=size.lines, file=sys.stderr)
+            self.bar = tqdm(desc=text, bar_format="{desc}", ncols=size.columns - 1, nrows=size.lines, file=sys.stderr)
         self.bar.set_description_str(text)
 
     def close_bar(self) -> None:
