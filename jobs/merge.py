@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,12 @@ from hymt_batch.errors import ExitCode, IdentityError, MissingError
 from hymt_batch.fs import OS_FS
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import StateDamagedError
-from hymt_batch.run import error_advice
+from hymt_batch.run import error_advice, run_status
 from hymt_batch.run import task as tasks
-from hymt_batch.run.finish import finish
+from hymt_batch.run.finish import close_folder, finish, result_code
 from hymt_batch.run.plan import input_access
 from hymt_batch.run.reporter import Reporter, next_command, render_summary
+from hymt_batch.run.run_status import RunStatus
 from hymt_batch.shard import format_units
 from hymt_batch.signals import StopRequest
 from hymt_batch.write import job_folders, shard_plan
@@ -55,13 +57,15 @@ def run(job: MergeJob) -> ExitCode:
     job_folders.find(fs, folder)
     plan = shard_plan.read(fs, folder)
     translate_job = tasks.with_job_settings(plan, job.name, job.output_dir)
-    with Reporter("off", translate_job.launch.log_detail.value) as reporter:
+    with Reporter("off", translate_job.launch.log_detail.value) as reporter, RunStatus(translate_job) as status:
+        reporter.run_status = status
         summary = merge(translate_job, plan, stop, reporter)
         reporter.print_result(f"{render_summary(summary, [])}\n\n{next_command(translate_job, summary)}")
-        if error_advice.has_too_many_errors(translate_job.check, summary):
+        code = result_code(translate_job, summary, reporter)
+        if code is ExitCode.TOO_MANY_ERRORS:
             log.error("%s", error_advice.describe(translate_job, summary))
-            return ExitCode.TOO_MANY_ERRORS
-    return ExitCode.COMPLETE
+        status.end(code)
+    return code
 
 
 def merge(job: TranslateJob, plan: ShardPlan, stop: StopRequest, reporter: Reporter) -> Summary:
@@ -81,13 +85,16 @@ def merge(job: TranslateJob, plan: ShardPlan, stop: StopRequest, reporter: Repor
 
         rule = TaskRule(wait_for=is_missing, check_stop=stop.raise_if_requested)
         times = LeaseTimes(job.launch.lease_ttl_s, job.launch.lease_beat_s)
-        with Output.open(folder, requested, input_access(job, inputs), job.write, times, tasks=rule) as output:
-            stop.on_exit(lambda: output.close(why=stop.exit_reason))
+        with (
+            Output.open(folder, requested, input_access(job, inputs), job.write, times, tasks=rule) as output,
+            run_status.in_folder(reporter.run_status, folder, was_complete=output.is_complete),
+        ):
+            stop.on_exit(partial(close_folder, output, reporter, stop))
             was_complete = output.is_complete
             if not was_complete:
                 reporter.log_to(folder / "logs", job.launch.keep_logs)
                 publish(output, plan, progress, stop)
-            summary = finish(job.check, output, was_complete=was_complete)
+            summary = finish(job, output, reporter, was_complete=was_complete)
             return summary if was_complete else replace(summary, num_shards_merged=plan.num_units)
 
 

@@ -64,7 +64,7 @@ def prepare_shards(job: PrepareJob) -> str:
         plan = Plan.resolve(job, model)
         earlier = None if job.overwrite else shard_plan.read_if_any(OS_FS, folder_of(job))
         tasks = REFUSE_TASKS if earlier is None else TaskRule(ignore=True)  # a rerun disturbs nobody
-        with open_output(job, plan, inputs, tasks) as output:
+        with open_output(job, plan, inputs, stop, tasks) as output:
             if output.is_complete:
                 return f"{output.folder} is complete: nothing is left to translate"
             _, of_folder = plan.of_folder(job, output.identity)

@@ -15,24 +15,25 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from itertools import compress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hymt_batch import batch, prompt, segment, signals
 from hymt_batch.decode import token_limit
 from hymt_batch.doctor import preflight
 from hymt_batch.errors import ExitCode
 from hymt_batch.records import Part, PreparedShard, Shard
-from hymt_batch.run import error_advice, stderr_capture, stdin_job
+from hymt_batch.run import error_advice, run_status, stderr_capture, stdin_job
 from hymt_batch.run import executor as executors
 from hymt_batch.run import task as tasks
 from hymt_batch.run.commit_result import commit_divided_row, commit_result
 from hymt_batch.run.executor import OpenExecutor
-from hymt_batch.run.finish import finish
+from hymt_batch.run.finish import close_folder, finish, result_code
 from hymt_batch.run.kept_model import KeptModel, prepare_of
 from hymt_batch.run.monitor import Monitor
 from hymt_batch.run.plan import Plan, open_inputs, open_output
 from hymt_batch.run.read_ahead import read_ahead
 from hymt_batch.run.reporter import Reporter, next_command, render_summary
+from hymt_batch.run.run_status import RunStatus
 from hymt_batch.run.unit import Unit
 from hymt_batch.run.unit_reader import read_units
 from hymt_batch.sanitize import escape_line
@@ -64,23 +65,27 @@ def translate(
         reporter.show_stage("checking the model")
         model = prepare_model(job)  # without its weights
         plan = Plan.resolve(job, model)  # prompt template, part limits, identity, environment
-        with open_output(job, plan, inputs) as output:  # before the weights: a folder of another job costs nothing
+        # before the weights: a folder of another job costs nothing
+        with (
+            open_output(job, plan, inputs, stop) as output,
+            run_status.in_folder(reporter.run_status, output.folder, was_complete=output.is_complete),
+        ):
             job, plan = plan.of_folder(job, output.identity)
             inputs.plan_version = plan.part_limits.plan  # a fork may have opened another folder than the requested one
             inputs.keep_in(output.folder)  # what was stored is linked there
-            stop.on_exit(lambda: output.close(why=stop.exit_reason))
+            stop.on_exit(partial(close_folder, output, reporter, stop))
             if not output.is_complete:
                 reporter.log_to(output.folder / "logs", job.launch.keep_logs)
                 log.info("arguments=%s", escape_line(shlex.join(sys.argv[1:]), 4000))
                 output.assemble_outdated()  # files that have earlier output settings
             if output.is_complete:
                 log.info("complete: nothing is left to decode")
-                return finish(job.check, output, was_complete=True)
+                return finish(job, output, reporter, was_complete=True)
             cut_shards = partial(inputs.cut_shards, plan.part_limits.shard_rows, plan.part_limits.shard_bytes)
             shards = read_units(output.units(), cut_shards, output.shard_record)
             monitor = Monitor(job, reporter, inputs.total_units(), inputs.files, output)
             decode_units(job, plan, model, output, shards, monitor, stop, open_executor)
-            return finish(job.check, output)
+            return finish(job, output, reporter)
 
 
 def translate_shards(
@@ -138,7 +143,7 @@ def decode_units(
             read_ahead(shards, prepare_next, job.launch, stop, on_wait=monitor.refresh, release=close_hung)
         ) as prepared,
     ):
-        stop.allow_drain(job.launch.grace_s, lambda: output.close(why=stop.exit_reason))
+        stop.allow_drain(job.launch.grace_s)
         for result in executor.run(pending_units(prepared, job, plan, output, monitor)):  # decode
             part = result.part
             rows = commit_result(output, result)  # check, write
@@ -263,31 +268,51 @@ def run(job: TranslateJob, kept: KeptModel | None = None) -> ExitCode:
     Raises:
         HymtError: See `translate`.
     """
+    if job.shard.is_task:
+        return run_task(job, kept)
+    stop = signals.install()
+    with (
+        Reporter(job.launch.progress.value, job.launch.log_detail.value) as reporter,
+        RunStatus(job) as status,
+        stderr_capture.capture(),
+    ):
+        reporter.run_status = status
+        stop.flush_output = stderr_capture.flush
+        reporter.show_stage("loading")
+        if stream.is_stdin(job.source.path):
+            summary = stdin_job.run(job, reporter, translate)
+        else:
+            summary = translate(job, reporter, *of_sweep(kept))
+            reporter.print_result(f"{render_summary(summary, reporter.sample_pairs)}\n\n{next_command(job, summary)}")
+        code = result_code(job, summary, reporter)
+        if code is ExitCode.TOO_MANY_ERRORS:
+            log.error("%s", error_advice.describe(job, summary))
+        elif code is ExitCode.WARNINGS:
+            reporter.log_strict()
+        status.end(code)
+    return code
+
+
+def run_task(job: TranslateJob, kept: KeptModel | None = None) -> ExitCode:
+    """Translate some shards of a prepared job and print what was done; `status` tells of all tasks, not of one.
+
+    Returns:
+        COMPLETE if all shards of the task are; WARNINGS if there were warnings and strict=true is set.
+    """
     stop = signals.install()
     with Reporter(job.launch.progress.value, job.launch.log_detail.value) as reporter, stderr_capture.capture():
         stop.flush_output = stderr_capture.flush
         reporter.show_stage("loading")
-        of_sweep = (partial(executors.open_executor, kept=kept), kept.prepare) if kept else ()
-        if job.shard.is_task:
-            reporter.print_result(tasks.render_summary(translate_shards(job, reporter, *of_sweep)))
-            return strict_code(job, reporter)
-        if stream.is_stdin(job.source.path):
-            summary = stdin_job.run(job, reporter, translate)
-        else:
-            summary = translate(job, reporter, *of_sweep)
-            reporter.print_result(f"{render_summary(summary, reporter.sample_pairs)}\n\n{next_command(job, summary)}")
-        if error_advice.has_too_many_errors(job.check, summary):
-            log.error("%s", error_advice.describe(job, summary))
-            return ExitCode.TOO_MANY_ERRORS
-        return strict_code(job, reporter)
-
-
-def strict_code(job: TranslateJob, reporter: Reporter) -> ExitCode:
-    """Return the exit code of a run without errors: another one if there were warnings and strict=true is set."""
-    if job.strict and reporter.num_warnings:
-        reporter.log_strict()
-        return ExitCode.WARNINGS
+        reporter.print_result(tasks.render_summary(translate_shards(job, reporter, *of_sweep(kept))))
+        if job.strict and reporter.num_warnings:
+            reporter.log_strict()
+            return ExitCode.WARNINGS
     return ExitCode.COMPLETE
+
+
+def of_sweep(kept: KeptModel | None) -> tuple[Any, ...]:
+    """Return what opens an executor and prepares a model, for a job that shares them with others; () if alone."""
+    return (partial(executors.open_executor, kept=kept), kept.prepare) if kept else ()
 
 
 if __name__ == "__main__":

@@ -123,8 +123,7 @@ class Output(JobOutput):
                 job = _separate_changed_files(fs, folder, job, requested.job.inputs, access)
             output = cls(folder, job, requested, access, config, fs, held_lease)
             output._load_committed()
-            if not output.is_complete:  # else nothing is decoded in it
-                _report_environment(job.environment, requested.job.environment)
+            output._report_environment(requested.job.environment)
             return output
         except BaseException as error:
             reported_error = error
@@ -149,6 +148,11 @@ class Output(JobOutput):
             path_check.check_writable(fs, folder, open_inputs)
         if not self._publisher.is_finished:
             input_locations.save(fs, folder, self._inputs, self._skipped)
+
+    def _report_environment(self, current: JsonDict) -> None:
+        """Log how the environment differs from that of the job's first run, if anything is decoded in it."""
+        if not self.is_complete:
+            _report_environment(self._job.environment, current)
 
     def __enter__(self) -> Output:
         return self
