@@ -8,6 +8,9 @@ BIN := $(VENV)/bin
 SEED ?= 20261124
 PIP_FLAGS ?= --disable-pip-version-check --quiet
 
+# without bytecode, each command that a test starts compiles its modules again, for half a second
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-random test-kernels test-floor check format faults faults-quick matrix memory scale draining overhead \
 	gpu-counts gpu-wheels gpu-dry-run worker-overhead small-files against-engine full-size integrity troubleshooting retrain clean
