@@ -12,8 +12,9 @@ PIP_FLAGS ?= --disable-pip-version-check --quiet
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-random test-kernels test-floor check format faults faults-quick matrix memory scale draining overhead \
-	gpu-counts gpu-wheels gpu-dry-run worker-overhead small-files against-engine full-size integrity troubleshooting retrain clean
+.PHONY: help install demo test test-random test-kernels test-floor check format faults faults-quick matrix memory \
+	scale draining overhead gpu-counts gpu-wheels gpu-dry-run worker-overhead place-costs small-files against-engine \
+	full-size integrity troubleshooting retrain clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -111,6 +112,9 @@ overhead: install ## measure the time that the job spends outside the model
 
 worker-overhead: install ## measure the processor time of a row in the process that feeds 8 workers (simulated GPUs)
 	$(BIN)/python -m tests.campaigns.worker_overhead
+
+place-costs: install ## measure the processor time of a place in each format of documents, reader and writer
+	$(BIN)/python -m tests.campaigns.place_costs
 
 small-files: install ## measure processor time, memory and decode steps of many small files against one file
 	$(BIN)/python -m tests.campaigns.small_files

@@ -22,7 +22,7 @@ from hymt_batch.decode import token_limit
 from hymt_batch.doctor import preflight
 from hymt_batch.errors import ExitCode
 from hymt_batch.records import Part, PreparedShard, Shard, count_error_rows
-from hymt_batch.run import error_advice, stderr_capture, stdin_job
+from hymt_batch.run import error_advice, run_status, stderr_capture, stdin_job
 from hymt_batch.run import executor as executors
 from hymt_batch.run.commit_result import commit_divided_row, commit_result
 from hymt_batch.run.executor import OpenExecutor
@@ -31,9 +31,11 @@ from hymt_batch.run.monitor import Monitor
 from hymt_batch.run.plan import Plan, open_inputs, open_output
 from hymt_batch.run.read_ahead import read_ahead
 from hymt_batch.run.reporter import Reporter, next_command, render_summary
+from hymt_batch.run.run_status import RunStatus
 from hymt_batch.run.unit import Unit
 from hymt_batch.run.unit_reader import read_units
 from hymt_batch.sanitize import escape_line
+from hymt_batch.signals import StopRequest
 from hymt_batch.source import stream
 from hymt_batch.source.shards import SkippedShard
 from hymt_batch.write.output import Output
@@ -61,18 +63,23 @@ def translate(
         reporter.show_stage("checking the model")
         model = prepare_model(job)  # without its weights
         plan = Plan.resolve(job, model)  # prompt template, part limits, identity, environment
-        with open_output(job, plan, inputs) as output:  # before the weights: a folder of another job costs nothing
+        # before the weights: a folder of another job costs nothing
+        with (
+            open_output(job, plan, inputs, stop) as output,
+            run_status.in_folder(reporter.run_status, output.folder, was_complete=output.is_complete),
+        ):
             job, plan = plan.of_folder(job, output.identity)
             inputs.plan_version = plan.part_limits.plan  # a fork may have opened another folder than the requested one
             inputs.keep_in(output.folder)  # what was stored is linked there
-            stop.on_exit(lambda: output.close(why=stop.exit_reason))
+            close_at_exit = partial(close_folder, output, reporter, stop)
+            stop.on_exit(close_at_exit)
             if not output.is_complete:
                 reporter.log_to(output.folder / "logs", job.launch.keep_logs)
                 log.info("arguments=%s", escape_line(shlex.join(sys.argv[1:]), 4000))
                 output.assemble_outdated()  # files that have earlier output settings
             if output.is_complete:
                 log.info("complete: nothing is left to decode")
-                return finish(job, output, was_complete=True)
+                return finish(job, output, reporter, was_complete=True)
             tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
             prompt.check_template(tokenizer, plan.template)
             # source: read ahead in a thread, which also segments and prompts
@@ -87,7 +94,7 @@ def translate(
                     read_ahead(shards, prepare_next, job.launch, stop, on_wait=monitor.refresh, release=close_hung)
                 ) as prepared,
             ):
-                stop.allow_drain(job.launch.grace_s, lambda: output.close(why=stop.exit_reason))
+                stop.allow_drain(job.launch.grace_s, close_at_exit)
                 for result in executor.run(pending_units(prepared, job, plan, output, monitor)):  # decode
                     part = result.part
                     rows = commit_result(output, result)  # check, write
@@ -95,7 +102,7 @@ def translate(
                     output.finish_if_complete(part.shard)  # the shard that completes its file publishes it
                 if not output.is_complete:  # a stop after the last part changes nothing
                     stop.raise_if_requested()
-            return finish(job, output)
+            return finish(job, output, reporter)
 
 
 def pending_units(
@@ -155,7 +162,14 @@ def missing_runs(part: Part, output: Output, monitor: Monitor) -> list[Part]:
     return [run for run, kept in zip(runs, is_kept, strict=True) if not kept]
 
 
-def finish(job: TranslateJob, output: Output, *, was_complete: bool = False) -> Summary:
+def close_folder(output: Output, reporter: Reporter, stop: StopRequest) -> None:
+    """Leave the folder, with the reason, because the process is about to end at once."""
+    if reporter.run_status is not None:
+        reporter.run_status.stop(stop.exit_reason)
+    output.close(why=stop.exit_reason)
+
+
+def finish(job: TranslateJob, output: Output, reporter: Reporter, *, was_complete: bool = False) -> Summary:
     """Write the manifest, and the last words to the log and for `status`; a folder that was complete is not touched."""
     summary = output.finalize()
     progress = RunProgress(
@@ -170,7 +184,16 @@ def finish(job: TranslateJob, output: Output, *, was_complete: bool = False) -> 
         summary.num_rows_decoded,
         summary.seconds,
     )
+    if reporter.run_status is not None:
+        reporter.run_status.complete(summary, result_code(job, summary, reporter))
     return summary
+
+
+def result_code(job: TranslateJob, summary: Summary, reporter: Reporter) -> ExitCode:
+    """Return the exit code of a complete job."""
+    if error_advice.has_too_many_errors(job.check, summary):
+        return ExitCode.TOO_MANY_ERRORS
+    return ExitCode.WARNINGS if job.strict and reporter.num_warnings else ExitCode.COMPLETE
 
 
 def prepare_shards(
@@ -228,7 +251,12 @@ def run(job: TranslateJob, kept: KeptModel | None = None) -> ExitCode:
         HymtError: See `translate`.
     """
     stop = signals.install()
-    with Reporter(job.launch.progress.value, job.launch.log_detail.value) as reporter, stderr_capture.capture():
+    with (
+        Reporter(job.launch.progress.value, job.launch.log_detail.value) as reporter,
+        RunStatus(job) as status,
+        stderr_capture.capture(),
+    ):
+        reporter.run_status = status
         stop.flush_output = stderr_capture.flush
         reporter.show_stage("loading")
         if stream.is_stdin(job.source.path):
@@ -237,13 +265,13 @@ def run(job: TranslateJob, kept: KeptModel | None = None) -> ExitCode:
             of_sweep = (partial(executors.open_executor, kept=kept), kept.prepare) if kept else ()
             summary = translate(job, reporter, *of_sweep)
             reporter.print_result(f"{render_summary(summary, reporter.sample_pairs)}\n\n{next_command(job, summary)}")
-        if error_advice.has_too_many_errors(job.check, summary):
+        code = result_code(job, summary, reporter)
+        if code is ExitCode.TOO_MANY_ERRORS:
             log.error("%s", error_advice.describe(job, summary))
-            return ExitCode.TOO_MANY_ERRORS
-        if job.strict and reporter.num_warnings:
+        elif code is ExitCode.WARNINGS:
             reporter.log_strict()
-            return ExitCode.WARNINGS
-    return ExitCode.COMPLETE
+        status.end(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -149,6 +149,11 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "launch.num_threads": "2",
     "launch.workers": "2",
     "launch.hang_s": "60",
+    "launch.if_held": "wait",
+    "launch.on_success": "true",
+    "launch.on_failure": "true",
+    "launch.hook_timeout_s": "5",
+    "launch.metrics_file": "x.prom",
     "launch.log_detail": "summary",
     "launch.keep_logs": "5",
 }

@@ -6,7 +6,9 @@ A plan decides what is sent to the model and how it is cut into parts; nothing h
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 from hymt_batch import batch, file_units, manifest, prompt
 from hymt_batch.batch import PartLimits
 from hymt_batch.check import assemble
+from hymt_batch.errors import LeaseError
 from hymt_batch.fs import OS_FS, stat_or_none
+from hymt_batch.launch.settings import IfHeld
 from hymt_batch.model import demo_models
 from hymt_batch.prompt import PromptTemplate
 from hymt_batch.records import PLAN_VERSION, Input
@@ -34,6 +38,8 @@ from hymt_batch.write.published_file import InputAccess
 if TYPE_CHECKING:
     from hymt_batch.model.load import PreparedModel
     from hymt_batch.schema import TranslateJob
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,9 @@ def open_inputs(job: TranslateJob, stop: StopRequest) -> Iterator[Inputs]:
         )
 
 
+WAIT_S = 5.0
+"""Seconds between two looks at a folder in which another run works."""
+
 CHECKS_ENCODING_SINCE = 4
 """Version of the identity since which the encoding of each file of a new job is checked."""
 
@@ -134,8 +143,8 @@ def _has_begun(job: TranslateJob, folder: Path) -> Callable[[Input], bool] | Non
     return has_begun
 
 
-def open_output(job: TranslateJob, plan: Plan, inputs: Inputs) -> Output:
-    """Open the output folder of a job; see `Output.open`."""
+def open_output(job: TranslateJob, plan: Plan, inputs: Inputs, stop: StopRequest) -> Output:
+    """Open the output folder of a job; see `Output.open`. Waits for another run with launch.if_held=wait."""
     requested = RequestedJob(
         manifest.new_job(
             plan.identity,
@@ -155,4 +164,15 @@ def open_output(job: TranslateJob, plan: Plan, inputs: Inputs) -> Output:
     )
     access = InputAccess(inputs.read, inputs.preamble, partial(assemble.shape_row, config=job.check))
     lease_times = LeaseTimes(job.launch.lease_ttl_s, job.launch.lease_beat_s)
-    return Output.open(Path(job.output_dir) / str(job.name), requested, access, job.write, lease_times)
+    folder, is_waiting = Path(job.output_dir) / str(job.name), False
+    while True:
+        try:
+            return Output.open(folder, requested, access, job.write, lease_times)
+        except LeaseError as error:
+            if job.launch.if_held is IfHeld.fail:
+                raise error.replace(fix=f"{error.fix} launch.if_held=wait waits for it.") from None
+            if not is_waiting:
+                log.warning("%s: waiting until it has ended (launch.if_held=wait)", error.what)
+            is_waiting = True
+        time.sleep(WAIT_S)
+        stop.raise_if_requested()

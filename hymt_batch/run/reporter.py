@@ -30,11 +30,11 @@ from hymt_batch.source.path_errors import describe_skipped
 from hymt_batch.storage_error import describe_type
 
 if TYPE_CHECKING:
+    from hymt_batch.run.run_status import RunStatus
     from hymt_batch.schema import TranslateJob
     from hymt_batch.write.summary import Summary
 
 log = logging.getLogger(__name__)
-
 
 MAX_EARLY_RECORDS = 1000
 """Messages before the log file is open that are kept for it."""
@@ -63,6 +63,7 @@ class Reporter:
         self.num_warnings = 0
         self.first_warning = ""  # its first line
         self.sample_pairs: list[tuple[str, str]] = []
+        self.run_status: RunStatus | None = None  # where other programs see how the run is going
         self.began_at = time.monotonic() if Reporter._process_has_run else None  # None: with the process
         Reporter._process_has_run = True
         self.bar: tqdm[Any] | None = None
@@ -118,8 +119,7 @@ class Reporter:
         if self.bar is None:
             # tqdm would show nothing on a terminal that reports no size (0 columns)
             size = shutil.get_terminal_size((100, 24))
-            columns = size.columns - 1
-            self.bar = tqdm(desc=text, bar_format="{desc}", ncols=columns, nrows=size.lines, file=sys.stderr)
+            self.bar = tqdm(desc=text, bar_format="{desc}", ncols=size.columns - 1, nrows=size.lines, file=sys.stderr)
         self.bar.set_description_str(text)
 
     def close_bar(self) -> None:
