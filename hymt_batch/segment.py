@@ -88,15 +88,10 @@ def split(
         if len(text) * 4 <= limit or (len(text) <= limit and len(text.encode("utf-8", "surrogatepass")) <= limit):
             segments.append(_make_segment(index, 0, text, codes))
             continue
+        # earlier plans cut codes as they cut words
+        kept = () if codes is None or plan_version < 7 else find_ranges(text, codes)
         cutter = Cutter(
-            text,
-            count_tokens,
-            limit,
-            find_token_starts,
-            check_stop,
-            keep_clusters=plan_version == 1,
-            # earlier plans cut codes as they cut words
-            kept_ranges=() if codes is None or plan_version < 7 else find_ranges(text, codes),
+            text, count_tokens, limit, find_token_starts, check_stop, keep_clusters=plan_version == 1, kept_ranges=kept
         )
         try:
             if cutter.fits():
