@@ -165,7 +165,7 @@ def launcher_of(points: Sequence[SweepPoint]) -> Callable[[Any], ExitCode] | Non
             output_dir=job.output_dir,
             words=words[id(job)],
             launch=job.launch,
-            per_task=job.shard.per_task if hasattr(job, "shard") else 1,
+            per_task=job.shard.per_task,
             cwd=os.getcwd(),
             program=command.of_this_machine(),
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from hymt_batch.formats.line_input import BOM
 from hymt_batch.formats.po import comments, directives, header, plural, strings
@@ -33,8 +34,7 @@ class Written:
     is_flagged: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Context:
+class _Context(NamedTuple):
     """What a place belongs to."""
 
     entry: Entry
@@ -255,7 +255,10 @@ class Catalogue:
 
 def _is_empty(literals: Sequence[Span]) -> bool:
     """Return whether strings hold no text."""
-    return all(end - start == len(EMPTY) for start, end in literals)
+    for start, end in literals:  # noqa: SIM110 - a generator takes three times as long, and there are many strings
+        if end - start != len(EMPTY):
+            return False
+    return True
 
 
 def _range_of(entry: Entry, form: int) -> Span:

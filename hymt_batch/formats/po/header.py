@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from hymt_batch import languages
 from hymt_batch.errors import ConfigError
@@ -28,8 +28,7 @@ _CHARSET = re.compile(r"charset=[^\s;]*")
 _FIELD = re.compile(r"([A-Za-z0-9-]+):[ \t]*([^\n]*)")
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
+class Edit(NamedTuple):
     """A range of a file, and the text that its output has there."""
 
     start: int

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 
 from hymt_batch.formats.format import Format
 from hymt_batch.formats.spliced import Parse, Place, spliced_format
@@ -26,7 +25,7 @@ def joined_places(cues: Sequence[Cue]) -> Iterator[Place]:
     for group in group_cues(cues):
         if len(group) == 1:
             for place in places_of(group):
-                yield replace(place, name=f"{number}{place.name.removeprefix('1')}")
+                yield place._replace(name=f"{number}{place.name.removeprefix('1')}")
         else:
             texts = [cue.texts[0] for cue in group]
             ranges = tuple((text.start, text.end) for text in texts)
