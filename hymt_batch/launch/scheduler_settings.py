@@ -29,6 +29,8 @@ USED_BY = {
     "gpus_per_task": "slurm k8s",
     "cpus_per_task": "slurm k8s",
     "mem": "slurm k8s",
+    "devices": "slurm",
+    "part_s": "slurm",
     "gres": "slurm",
     "account": "slurm",
     "partition": "slurm",
@@ -59,6 +61,8 @@ class SchedulerConfig:
     gpus_per_task: Operation[int | None] = None
     cpus_per_task: Operation[int | None] = None
     mem: Operation[str | None] = None
+    devices: Operation[Any] = None
+    part_s: Operation[float | None] = None
     gres: Operation[str | None] = None
     account: Operation[str | None] = None
     partition: Operation[str | None] = None

@@ -23,6 +23,9 @@ from hymt_batch.launch import slurm
 from hymt_batch.launch.command import JobCommand
 from hymt_batch.shard import format_units
 
+PREPARE_SETTINGS = ("launch.devices=", "launch.part_s=")
+"""Words for `prepare`, which has these settings without `launch`."""
+
 MAX_ARRAY_SIZE = 1001
 """SLURM's default: indices of an array are below it."""
 
@@ -107,7 +110,10 @@ def max_array_size() -> int:
 
 
 def _prepare_words(job: JobCommand) -> list[str]:
-    return [word for word in job.job_words(task=False) if not word.startswith(("shard.index=", "shard.per_task="))]
+    """Return the overrides of `prepare`: those of the job, and what launch says about the machines of the tasks."""
+    given = [word.removeprefix("launch.") for word in job.words if word.startswith(PREPARE_SETTINGS)]
+    words = [word for word in job.job_words(task=False) if not word.startswith(("shard.index=", "shard.per_task="))]
+    return [*words, *given]
 
 
 def _missing(job: JobCommand) -> list[int] | None:
