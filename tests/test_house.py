@@ -54,7 +54,7 @@ RULES = {
     "decode/settings.py": "model/settings.py setting.py errors.py",
     "*/settings.py": "byte_size.py setting.py languages.py errors.py",
     "source/": f"formats/ manifest.py blank.py {BASE}",
-    "segment.py": f"blank.py cut.py {BASE}",
+    "segment.py": f"blank.py codes.py cut.py {BASE}",
     "prompt.py": BASE,
     "code_prompt.py": f"prompt.py codes.py {BASE}",
     "batch.py": BASE,

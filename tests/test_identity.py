@@ -137,6 +137,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "write.meta_field": "about",
     "write.row_group_rows": "100",
     "write.fuzzy": "true",
+    "write.wrap_cues": "false",
     "write.keep_rows": "false",
     "write.min_free": "1GiB",
     "launch.grace_s": "3",

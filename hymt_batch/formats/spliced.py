@@ -233,7 +233,7 @@ class SplicedWriter:
         read: ReadPlace = document.values
         place, data = read.place, read.file.data
         self._data = data
-        self._stream.write(data[self._written_to : place.start])
+        self._write_gap(data, place.start)
         self._stream.write(document.raw if keeps_source(row) else read.file.parsed.encode(place, encodable(row.text)))
         self._written_to = place.end
 
@@ -241,8 +241,11 @@ class SplicedWriter:
         if self._data is None:  # the file has no place
             with ByteStream(self._spec.input) as stream:
                 self._data = _read_file(stream, self._spec.input.path)
-        self._stream.write(self._data[self._written_to :])
+        self._write_gap(self._data, len(self._data))
         self._stream.close()
+
+    def _write_gap(self, data: bytes, end: int) -> None:
+        self._stream.write(data[self._written_to : end])
 
 
 def encodable(text: str) -> str:

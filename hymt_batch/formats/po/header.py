@@ -12,8 +12,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from hymt_batch import languages
-from hymt_batch.errors import ConfigError
 from hymt_batch.formats.po import strings
 from hymt_batch.formats.po.strings import Charset, Layout
 from hymt_batch.formats.po.tokenizer import Span
@@ -39,14 +37,6 @@ class Edit(NamedTuple):
 def locale_of(code: str) -> str:
     """Return how gettext writes a language."""
     return _LOCALES.get(code, code)
-
-
-def is_language(value: str, code: str) -> bool:
-    """Return whether a header field Language names this language."""
-    try:
-        return bool(value.strip()) and languages.understand(value).language.code == code
-    except ConfigError:
-        return False
 
 
 class Header:

@@ -9,6 +9,7 @@ from hymt_batch.formats.format import Format
 from hymt_batch.formats.spliced import Parse, Place, spliced_format
 from hymt_batch.formats.subtitles.cues import Cue
 from hymt_batch.formats.subtitles.join import cut_text, group_cues, join_texts
+from hymt_batch.formats.subtitles.lines import fit_lines
 
 
 def places_of(cues: Iterable[Cue]) -> Iterator[Place]:
@@ -63,4 +64,5 @@ def subtitle_format(name: str, about: str, parse: Parse, text_start: re.Pattern[
         input_extensions=(f".{name}",),
         text_start=text_start,
         source_settings=("encoding", "join_cues"),
+        fit_lines=fit_lines,
     )
