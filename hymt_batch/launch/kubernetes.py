@@ -39,7 +39,20 @@ def manifests(job: JobCommand, num_shards: int | None) -> str:
         )
     documents = _scheduled(job) if job.launch.schedule is not None else _indexed(job, num_shards)
     text = yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True, width=1000, explicit_start=True)
-    return str(text).rstrip()
+    return f"{_comment(job)}{text}".rstrip()
+
+
+def _comment(job: JobCommand) -> str:
+    """Return how to use the manifests, as YAML comments."""
+    if job.launch.schedule is not None:
+        return "# kubectl apply -f FILE\n"
+    name, space = object_name(job.name), f" -n {job.launch.namespace}" if job.launch.namespace else ""
+    return (
+        "# The job must be prepared: hymt-batch prepare with the same settings, where its folder is mounted.\n"
+        f"# kubectl apply{space} -f FILE\n"
+        f"# kubectl wait{space} --for=condition=complete --timeout=-1s job/{name}\n"
+        f'# kubectl patch{space} job/{name}-merge --patch \'{{"spec": {{"suspend": false}}}}\'\n'
+    )
 
 
 def object_name(name: str) -> str:
