@@ -33,6 +33,7 @@ from tests.fakes import job as fake_job
 TASKS = 4
 PAUSE_S = 0.01  # time of a batch of the stub model
 TTL_S = 0.6  # time to live of a claim
+MAX_KILLS = 12  # of one job
 MAX_ROUNDS = 60  # until nothing is missing
 
 
@@ -75,28 +76,35 @@ def as_process(index: int, work: Callable[..., int], *arguments: Any) -> int:
     return work(*arguments)
 
 
-def disturb(rng: random.Random, pids: list[int], counts: Counter[str], most: int) -> set[int]:
-    """Kill and suspend some of the processes until all have ended; return their exit codes."""
+def disturb(rng: random.Random, pids: list[int], counts: Counter[str], most: int, span_s: float) -> set[int]:
+    """Kill and suspend some of the processes within `span_s`; return the exit codes of all when they have ended."""
     codes: set[int] = set()
-    running, deadline = list(pids), time.monotonic() + 120.0
+    began = time.monotonic()
+    kill_at = {pid: began + rng.uniform(0.0, span_s) for pid in pids if rng.random() < 0.5}
+    stop_at = {pid: began + rng.uniform(0.0, span_s) for pid in pids if rng.random() < 0.3}
+    resume_at: dict[int, float] = {}
+    running = set(pids)
     while running:
+        now = time.monotonic()
         for pid in list(running):
             if (code := warm.poll(pid)) is not None:
                 running.remove(pid)
                 codes.add(code)
-        if running and rng.random() < 0.05:
-            pid = rng.choice(running)
-            if counts["kills"] < most and rng.random() < 0.7:
+            elif now > kill_at.get(pid, now) and counts["kills"] < most:
+                del kill_at[pid]
                 os.kill(pid, signal.SIGKILL)
                 counts["kills"] += 1
-            elif counts["suspended"] < most:
+            elif now > stop_at.get(pid, now):
+                del stop_at[pid]
                 os.kill(pid, signal.SIGSTOP)
                 counts["suspended"] += 1
-                time.sleep(rng.uniform(0.0, 1.5 * TTL_S))
+                resume_at[pid] = now + rng.uniform(0.0, 2 * TTL_S)
+            elif now > resume_at.get(pid, now):
+                del resume_at[pid]
                 os.kill(pid, signal.SIGCONT)
-        if time.monotonic() > deadline:
+        if now > began + 120.0:
             raise TimeoutError(f"tasks {running} did not end")
-        time.sleep(0.01)
+        time.sleep(0.005)
     return codes
 
 
@@ -116,8 +124,10 @@ def run_job(rng: random.Random, folder: Path, counts: Counter[str], most: int) -
         f"launch.lease_beat_s={TTL_S / 5}",
     ]
     inspect = [f"output_dir={folder}", "name=tasks"]
+    began = time.monotonic()
     whole = warm.fork(lambda: run_verb(["translate", *settings, "name=whole", "launch.progress=off"]), log)
-    if warm.wait(whole) or warm.wait(warm.fork(lambda: run_verb(["prepare", *settings, "name=tasks"]), log)):
+    code, span_s = warm.wait(whole), time.monotonic() - began
+    if code or warm.wait(warm.fork(lambda: run_verb(["prepare", *settings, "name=tasks"]), log)):
         return f"an unbroken run failed: {log.read_text()}"
     plan = shard_plan.read(OS_FS, folder / "tasks")
     warm.MARKS.clear()
@@ -125,7 +135,7 @@ def run_job(rng: random.Random, folder: Path, counts: Counter[str], most: int) -
         missing = list(UnitProgress(OS_FS, folder / "tasks", plan).missing())
         if not missing:
             break
-        codes = disturb(rng, start_tasks(rng, [*settings, "name=tasks"], missing, log), counts, most)
+        codes = disturb(rng, start_tasks(rng, [*settings, "name=tasks"], missing, log), counts, most, span_s)
         allowed = {0, -signal.SIGKILL, int(ExitCode.STOPPED), int(ExitCode.LEASE_HELD)}
         if wrong := codes - allowed:
             return f"tasks end with {wrong}: {log.read_text()[-2000:]}"
@@ -133,7 +143,7 @@ def run_job(rng: random.Random, folder: Path, counts: Counter[str], most: int) -
     counts["rows"] += num_rows
     counts["rows_decoded"] += warm.MARKS.rows
     for _ in range(MAX_ROUNDS):
-        code = min(disturb(rng, [warm.fork(lambda: run_verb(["merge", *inspect]), log)], counts, most))
+        code = min(disturb(rng, [warm.fork(lambda: run_verb(["merge", *inspect]), log)], counts, most, span_s))
         if code not in (-signal.SIGKILL, int(ExitCode.STOPPED), int(ExitCode.LEASE_HELD)):
             break
     if code or warm.digest(folder / "tasks") != warm.digest(folder / "whole"):
@@ -152,7 +162,8 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
             break
         folder = work / f"job{index}"
         folder.mkdir(parents=True)
-        wrong = run_job(random.Random(f"{seed} {index}"), folder, counts, size)
+        most = min(size, counts["kills"] + MAX_KILLS)
+        wrong = run_job(random.Random(f"{seed} {index}"), folder, counts, most)
         counts["jobs"] += 1
         if wrong:
             failures.append(f"job {index}: {wrong}")
