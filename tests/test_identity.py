@@ -149,6 +149,8 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "launch.samples": "0",
     "launch.num_threads": "2",
     "launch.workers": "2",
+    "shard.index": "0-3",
+    "shard.per_task": "4",
     "launch.hang_s": "60",
     "launch.if_held": "wait",
     "launch.on_success": "true",

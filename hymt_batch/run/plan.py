@@ -31,7 +31,9 @@ from hymt_batch.source.input_names import OutputNames
 from hymt_batch.source.inputs import Inputs
 from hymt_batch.source.spool import Spool
 from hymt_batch.write import file_record, identity_versions, output_name
-from hymt_batch.write.output import LeaseTimes, Output
+from hymt_batch.write.claim import REFUSE_TASKS, TaskRule
+from hymt_batch.write.lease import LeaseTimes
+from hymt_batch.write.output import Output
 from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.published_file import InputAccess
 
@@ -143,9 +145,29 @@ def _has_begun(job: TranslateJob, folder: Path) -> Callable[[Input], bool] | Non
     return has_begun
 
 
-def open_output(job: TranslateJob, plan: Plan, inputs: Inputs, stop: StopRequest) -> Output:
+def open_output(
+    job: TranslateJob, plan: Plan, inputs: Inputs, stop: StopRequest, tasks: TaskRule = REFUSE_TASKS
+) -> Output:
     """Open the output folder of a job; see `Output.open`. Waits for another run with launch.if_held=wait."""
-    requested = RequestedJob(
+    requested, access = requested_job(job, plan, inputs), input_access(job, inputs)
+    lease_times = LeaseTimes(job.launch.lease_ttl_s, job.launch.lease_beat_s)
+    folder, is_waiting = Path(job.output_dir) / str(job.name), False
+    while True:
+        try:
+            return Output.open(folder, requested, access, job.write, lease_times, tasks=tasks)
+        except LeaseError as error:
+            if job.launch.if_held is IfHeld.fail:
+                raise error.replace(fix=f"{error.fix} launch.if_held=wait waits for it.") from None
+            if not is_waiting:
+                log.warning("%s: waiting until it has ended (launch.if_held=wait)", error.what)
+            is_waiting = True
+        time.sleep(WAIT_S)
+        stop.raise_if_requested()
+
+
+def requested_job(job: TranslateJob, plan: Plan, inputs: Inputs) -> RequestedJob:
+    """Return the job that a run asks for."""
+    return RequestedJob(
         manifest.new_job(
             plan.identity,
             inputs.files,
@@ -162,17 +184,8 @@ def open_output(job: TranslateJob, plan: Plan, inputs: Inputs, stop: StopRequest
         skipped=inputs.skipped,
         model_names=demo_models.NAMES,
     )
-    access = InputAccess(inputs.read, inputs.preamble, partial(assemble.shape_row, config=job.check))
-    lease_times = LeaseTimes(job.launch.lease_ttl_s, job.launch.lease_beat_s)
-    folder, is_waiting = Path(job.output_dir) / str(job.name), False
-    while True:
-        try:
-            return Output.open(folder, requested, access, job.write, lease_times)
-        except LeaseError as error:
-            if job.launch.if_held is IfHeld.fail:
-                raise error.replace(fix=f"{error.fix} launch.if_held=wait waits for it.") from None
-            if not is_waiting:
-                log.warning("%s: waiting until it has ended (launch.if_held=wait)", error.what)
-            is_waiting = True
-        time.sleep(WAIT_S)
-        stop.raise_if_requested()
+
+
+def input_access(job: TranslateJob, inputs: Inputs) -> InputAccess:
+    """Return how the inputs are read a second time, and how rows are shaped."""
+    return InputAccess(inputs.read, inputs.preamble, partial(assemble.shape_row, config=job.check))
