@@ -49,9 +49,12 @@ def output_text(document: Document, row: Row, on_error: str) -> str:
     failed = row.status in ERROR_STATUSES
     if failed or BLANK_FLAG in row.flags:
         text = "" if failed and on_error != "source" and BLANK_FLAG not in row.flags else source_text(document)
-    if not text.isascii() and SURROGATE.search(text):
-        return SURROGATE.sub("\ufffd", text)
-    return text
+    return encodable(text)
+
+
+def encodable(text: str) -> str:
+    """Return a text that UTF-8 can encode: a lone surrogate becomes U+FFFD."""
+    return text if text.isascii() else SURROGATE.sub("\ufffd", text)
 
 
 def source_text(document: Document) -> str:

@@ -24,8 +24,8 @@ from hymt_batch.formats.format import Addressing, Format, Kind, OutputSpec
 from hymt_batch.formats.options import ReadOptions
 from hymt_batch.formats.output_stream import open_output
 from hymt_batch.formats.row_reader import ReadContext, RowError, Rows, too_long_message
-from hymt_batch.formats.row_values import BLANK_FLAG
-from hymt_batch.formats.text_encoding import SURROGATE, UTF8
+from hymt_batch.formats.row_values import BLANK_FLAG, encodable
+from hymt_batch.formats.text_encoding import UTF8
 from hymt_batch.records import ERROR_STATUSES, Document, FormatCodes, Input, Preamble, Row, Status
 
 MAX_FILE_BYTES = 256 << 20
@@ -243,11 +243,6 @@ class SplicedWriter:
 
     def _write_gap(self, data: bytes, end: int) -> None:
         self._stream.write(data[self._written_to : end])
-
-
-def encodable(text: str) -> str:
-    """Return a text that UTF-8 can encode: a lone surrogate becomes U+FFFD."""
-    return text if text.isascii() else SURROGATE.sub("\ufffd", text)
 
 
 def keeps_source(row: Row) -> bool:

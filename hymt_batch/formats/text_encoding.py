@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 
 UTF8 = "utf-8"
-BOM = codecs.BOM_UTF8
+BOM = b"\xef\xbb\xbf"
 SURROGATE = re.compile("[\ud800-\udfff]")
 """A half of a surrogate pair: a string of Python or JSON can have it, UTF-8 cannot."""
 
