@@ -27,7 +27,7 @@ def save_record(fs: Fs, folder: Path, input: Input, record: JsonDict) -> None:
 
     Without it the file is assembled again, to the same bytes.
     """
-    write_atomic(fs, record_path(folder, input), manifest.seal(record, manifest.canonical_json), sync_folder=False)
+    write_atomic(fs, record_path(folder, input), manifest.seal_compact(record), sync_folder=False)
 
 
 def record_path(folder: Path, input: Input) -> Path:
@@ -59,21 +59,33 @@ class RecordPool:
     """Lets the records of many files share what is equal in them, such as their names of fields and environments."""
 
     def __init__(self) -> None:
-        self._values: dict[bytes, Any] = {}  # by their JSON
+        self._values: dict[Any, Any] = {}  # small dicts by their items, all else by its JSON
+        self._environments: dict[int, JsonDict] = {}  # that were seen, by their identity
 
     def shared(self, record: JsonDict, input: Input) -> JsonDict:
         """Return the record of an input without its shards; nobody may change what is in it."""
         shared = {sys.intern(name): self._share(value) for name, value in record.items() if name != "shards"}
-        return shared | {"rel": input.rel, "out_rel": input.out_rel}
+        shared["rel"], shared["out_rel"] = input.rel, input.out_rel
+        return shared
 
     def _share(self, value: Any) -> Any:
         if isinstance(value, str):
             return sys.intern(value)
-        if isinstance(value, dict) and "sha256" in value:  # of one file
-            return {sys.intern(name): item for name, item in value.items()}
-        if isinstance(value, (dict, list)):
-            return self._values.setdefault(manifest.canonical_json(value), value)
+        if isinstance(value, dict):
+            if "sha256" in value:  # of one file
+                return {sys.intern(name): item for name, item in value.items()}
+            is_flat = not any(isinstance(item, (dict, list)) for item in value.values())
+            return self._values.setdefault(tuple(value.items()) if is_flat else manifest.canonical_json(value), value)
+        if isinstance(value, list):  # of environments, of which a job has few
+            value = [self._share_environment(environment) for environment in value]
+            return self._values.setdefault(tuple(map(id, value)), value)
         return value
+
+    def _share_environment(self, environment: JsonDict) -> JsonDict:
+        if self._environments.get(id(environment)) is not environment:
+            environment = self._values.setdefault(manifest.canonical_json(environment), environment)
+            self._environments[id(environment)] = environment
+        return environment
 
 
 def output_sha256(record: JsonDict) -> str:

@@ -85,7 +85,7 @@ class ShardTable:
     @property
     def is_complete(self) -> bool:
         """True if the table has every shard of the file."""
-        return len(self) == self.end and self.last_index is not None
+        return bool(self._packed and self._packed[-1]) and len(self) == self.end  # the last byte is `last`
 
     def describe_gaps(self) -> str:
         """Return the indices of the missing shards as text, such as "3, 7 to the end"."""

@@ -27,6 +27,7 @@ from hymt_batch.write import (
     cleanup,
     file_record,
     lease,
+    manifest_contents,
     open_files,
     output_settings,
     published_file,
@@ -329,7 +330,7 @@ def _() -> Any:
                 later.append((source, target)) if hidden else fs.rename(source, target)
 
             published_record = assemble(PatchedFs(fs, rename=rename), folder, job)
-            files.write_atomic(fs, folder / "manifest.json", manifest.build(self._job, [published_record]))
+            files.write_atomic(fs, folder / "manifest.json", manifest_contents.build(self._job, [published_record]))
             for source, target in later:
                 fs.rename(source, target)
             return published_record
@@ -561,7 +562,7 @@ def _() -> Any:
 
 @mutant("the removal of a failed file's earlier output is not synced")
 def _() -> Any:
-    original, published_folders = OpenFiles.publish, Publisher._folders_of
+    original, published_folders = OpenFiles.publish, Publisher._published_folders
 
     def publish(self: OpenFiles, num_rows: int | None, before: Any) -> Any:
         store = self._fs
@@ -572,11 +573,12 @@ def _() -> Any:
         finally:
             self._fs = store
 
-    def folders_of_outputs(self: Publisher, input: Input) -> Iterator[Path]:
-        has_output = self.published[input.file_id].record["output"]
-        yield from (f for f in published_folders(self, input) if has_output or "translated" not in f.parts)
+    def folders_of_outputs(self: Publisher) -> set[Path]:
+        with_output = [input for input in self._inputs if self.published[input.file_id].record["output"]]
+        lists = {folder for folder in published_folders(self) if "translated" not in folder.parts}
+        return lists | manifest.published_folders(self._folder, with_output)
 
-    return patched((OpenFiles, "publish", publish), (Publisher, "_folders_of", folders_of_outputs))
+    return patched((OpenFiles, "publish", publish), (Publisher, "_published_folders", folders_of_outputs))
 
 
 @mutant("a failed file is counted twice")
