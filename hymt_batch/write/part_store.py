@@ -71,9 +71,7 @@ class PartStore:
         self._contents: tuple[tuple[str, int], RecordContents] | None = None  # of the last record that was asked for
         self._environment: tuple[JsonDict, JsonDict] = {}, {}  # the last one, and as a header holds it
         self.num_rows_committed = 0  # committed by this run
-        self._without_parts: set[str] = (
-            set()
-        )  # ids of files of one shard, in whose folders this run made a row record alone
+        self._without_parts: set[str] = set()  # ids of files in whose folders this run made a row record alone
 
     def shard_record(self, input: Input, shard_index: int) -> ShardRecord | None:
         """Return what is recorded of a complete shard; None while any of its parts is missing."""
@@ -210,11 +208,7 @@ class PartStore:
             other_environments=tuple(map(json_roundtrip, other_environments)),
         )
         if part.num_parts == 1:
-            summary = parts.summarize(rows, origin)  # the record is made at once, which spares the file of the part
-            data = row_record.encode(self._identity, origin.file_id, origin.shard, [(summary, encode_rows(rows))])
-            is_ours = self._publish_whole_shard(shard, data)
-            if is_ours and not self._redo:  # under redo, another run may replace it with newer rows
-                self.records.remember(origin.file_id, row_record.ShardRows.of_one_part(summary, rows))
+            data, is_ours = self._commit_whole_shard(shard, rows, origin)
         else:
             data = parts.encode(rows, origin)
             path = self._reader.path(origin.file_id, shard.index, part.index)
@@ -250,6 +244,19 @@ class PartStore:
             return self.has(part)  # the existing part is valid; if not, `has` quarantined it, and the name is free
 
         return storage.publish_part(self._fs, self._folders, path, data, self._check_lease, has_existing)
+
+    def _commit_whole_shard(self, shard: Shard, rows: list[Row], origin: parts.PartOrigin) -> tuple[bytes, bool]:
+        """Make the row record of a shard that is one part at once, which spares the file of the part.
+
+        Returns:
+            The bytes of the record; whether it is published, and not by another process.
+        """
+        summary = parts.summarize(rows, origin)
+        data = row_record.encode(self._identity, origin.file_id, origin.shard, [(summary, encode_rows(rows))])
+        is_ours = self._publish_whole_shard(shard, data)
+        if is_ours and not self._redo:  # under redo, another run may replace it with newer rows
+            self.records.remember(origin.file_id, row_record.ShardRows.of_one_part(summary, rows))
+        return data, is_ours
 
     def _publish_whole_shard(self, shard: Shard, data: bytes) -> bool:
         """Publish the row record of a shard that is one part; False if another process published the rows first."""

@@ -75,12 +75,12 @@ class ShardRows:
     contents: RecordContents
 
     @classmethod
-    def of_one_part(cls, part: PartSummary, rows: Sequence[Row]) -> Self:
+    def of_one_part(cls, part: PartSummary, rows: list[Row]) -> Self:
         """Return a shard that is one part, as a record that is made of the part would give it back."""
         recorded = RecordedPart(
             part.num_rows, part.rows_digest, part.environment, part.degraded, part.other_environments
         )
-        return cls(part.shard, part.counts, RecordContents((recorded,), list(rows)))
+        return cls(part.shard, part.counts, RecordContents((recorded,), rows))
 
 
 def record_name(shard_index: int) -> str:

@@ -2,7 +2,7 @@
 
 Processor time: a job with the stub model in a process of its own, above the same rows in one file, syncs included; the
 best of several rounds counts. Peak memory: of such jobs over more and more files of one row, above a job over one of
-these files. A job over one file with all the rows is no measure for it: it holds shards of 32,768 rows, which takes more
+these files. A job over one file with all the rows is no measure for it: it holds shards of 32,768 rows, which take more
 than the files do. Decode steps: counted exactly, in a job with the demo model and its engine.
 """
 

@@ -176,7 +176,12 @@ def _() -> Any:
 
 @mutant("the names of published files are not synced before the manifest")
 def _() -> Any:
-    return patched((Publisher, "_folders_of", lambda self, input: iter(())))
+    return patched((Publisher, "_published_folders", lambda self: set()))
+
+
+@mutant("an existing job is taken for a new one")
+def _() -> Any:
+    return patched((Output, "_has_nothing_of", lambda self, input: True))
 
 
 @mutant("a part is trusted without its checksum")
@@ -480,6 +485,7 @@ SEEN_BY = {
     "a part that is a whole shard counts before its folder is synced": "power loss",
     "an existing part counts as durable without a sync": "kill, then power loss",
     "the names of published files are not synced before the manifest": "kill, then power loss",
+    "an existing job is taken for a new one": "kill",
     "a part is trusted without its checksum": "damage",
     "a row record is trusted without its checksum": "damage",
     "parts are removed before their row record is synced": "kill",
