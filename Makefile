@@ -8,9 +8,13 @@ BIN := $(VENV)/bin
 SEED ?= 20261124
 PIP_FLAGS ?= --disable-pip-version-check --quiet
 
+# without bytecode, each command that a test starts compiles its modules again, for half a second
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-kernels test-floor check format faults faults-quick matrix memory scale draining overhead \
-	gpu-counts gpu-wheels gpu-dry-run worker-overhead small-files against-engine full-size integrity troubleshooting retrain clean
+.PHONY: help install demo test test-random test-kernels test-floor check format faults faults-quick matrix memory \
+	scale draining overhead gpu-counts gpu-wheels gpu-dry-run worker-overhead place-costs small-files against-engine \
+	full-size integrity troubleshooting retrain clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +36,9 @@ demo: install ## translate the embedded corpus with the demo model
 
 test: install ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal tests
+
+test-random: install ## run the property tests with examples that no run tried before (TIMES=10)
+	for i in $$(seq $(or $(TIMES),10)); do HYPOTHESIS_PROFILE=random $(BIN)/python -m pytest -q -n 2 -m hypothesis tests || exit; done
 
 check: install ## run ruff and mypy
 	$(BIN)/ruff format --check .
@@ -105,6 +112,9 @@ overhead: install ## measure the time that the job spends outside the model
 
 worker-overhead: install ## measure the processor time of a row in the process that feeds 8 workers (simulated GPUs)
 	$(BIN)/python -m tests.campaigns.worker_overhead
+
+place-costs: install ## measure the processor time of a place in each format of documents, reader and writer
+	$(BIN)/python -m tests.campaigns.place_costs
 
 small-files: install ## measure processor time, memory and decode steps of many small files against one file
 	$(BIN)/python -m tests.campaigns.small_files

@@ -117,6 +117,11 @@ class SourceCodes:
         return found.are_nested or not self.found.are_nested
 
 
+def find_ranges(text: str, own: FormatCodes) -> list[tuple[int, int]]:
+    """Return start and end of the codes of a text, in order; `own` are those that only its format knows."""
+    return [(code.start, code.end) for code in SourceCodes(text, own).found.codes]
+
+
 def find_codes(text: str) -> list[str]:
     """Return the codes of a text that are found by their form, in order."""
     return [code.text for code in _GENERAL.find(text).codes]

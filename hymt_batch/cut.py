@@ -1,7 +1,8 @@
 """Cut one long text into pieces within a token limit, in time linear in the length of the text.
 
 A text is cut at blank lines, then at lines, sentences, clauses and white space, and only then between characters.
-Units are packed greedily, and white space stays with the unit before it. No regular expression call gets more than
+Units are packed greedily, and white space stays with the unit before it. Given ranges, such as the codes of a text, are
+cut only where one does not fit by itself. No regular expression call gets more than
 MAX_CHUNK_CHARS characters, so that it never delays other threads or a stop request for long. Independent of documents
 and the model.
 
@@ -131,6 +132,7 @@ class Cutter:
             `count_tokens`. None: every range is counted.
         check_stop: Called often; may raise.
         keep_clusters: Never cut between a character and its combining marks, even if the piece is then over the limit.
+        kept_ranges: Start and end of ranges that are not cut, in order; they do not overlap.
     """
 
     def __init__(
@@ -142,9 +144,12 @@ class Cutter:
         check_stop: Callable[[], None],
         *,
         keep_clusters: bool = False,
+        kept_ranges: Sequence[tuple[int, int]] = (),
     ) -> None:
         self._text, self._count_tokens, self._limit, self._check_stop = text, count_tokens, limit, check_stop
         self._find_token_starts, self._keep_clusters = find_token_starts, keep_clusters
+        self._kept_starts = [start for start, _ in kept_ranges]
+        self._kept_ends = [end for _, end in kept_ranges]
         self._token_starts: array[int] | None = None
         self._last_counted: tuple[int, int] | None = None  # the last range that was counted and fits
 
@@ -261,12 +266,17 @@ class Cutter:
         for boundary in _LEVELS[level](text, start, end):
             if boundary >= last:
                 break
-            if boundary > solid:
+            if boundary > solid and not self._is_in_kept_range(boundary):
                 ends.append(boundary)
                 solid = _run_end(_WHITESPACE, text, boundary, end)
                 if not len(ends) & 1023:
                     self._check_stop()
         return [*ends, end]
+
+    def _is_in_kept_range(self, position: int) -> bool:
+        """Return whether a cut at a position would be in a range that is not cut."""
+        index = bisect_left(self._kept_starts, position) - 1
+        return index >= 0 and position < self._kept_ends[index]
 
     def _cluster_ends(self, start: int, end: int) -> list[int]:
         """Return the end of each character, combining marks included."""
@@ -275,12 +285,13 @@ class Cutter:
             self._check_stop()
             for position in range(max(block, start + 1), min(block + MAX_CHUNK_CHARS, end)):
                 character = text[position]
-                if not (combining(character) or character in _JOINERS or text[position - 1] == "\u200d"):
+                joins = combining(character) or character in _JOINERS or text[position - 1] == "\u200d"
+                if not joins and not self._is_in_kept_range(position):
                     ends.append(position)
         return [*ends, end]
 
     def _cut_cluster(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Cut a single character with combining marks that does not fit, between its code points."""
+        """Cut a single character with combining marks, or a kept range, that does not fit, between its code points."""
         if self._keep_clusters or end - start == 1:
             yield start, end
         else:

@@ -55,7 +55,7 @@ UNLISTED_STATUSES = frozenset({Status.OK, Status.NOT_SELECTED})
 """Statuses of rows that are not listed in errors/: there is nothing to tell about them."""
 
 
-PLAN_VERSION = 6
+PLAN_VERSION = 7
 """Version of the plan: which rows are sent, which are equal, how they are cut, what is decoded together, which rows are
 divided, and what the digests cover.
 

@@ -23,8 +23,11 @@ from hymt_batch.model.synthetic import Shape
 from hymt_batch.prompt import PromptConfig
 from hymt_batch.segment import SegmentConfig
 from hymt_batch.setting import Identity, Operation
+from hymt_batch.shard import ShardConfig
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.write.settings import WriteConfig
+
+MAX_PART_S = 300.0
 
 
 class OnMismatch(Enum):
@@ -95,9 +98,27 @@ class TranslateJob(PipelineJob):
     """Settings of `hymt-batch translate`; documented in conf/translate.yaml."""
 
     tgt_lang: Identity[str]
+    shard: ShardConfig = field(default_factory=ShardConfig)
 
     def __post_init__(self) -> None:
         self.model.check_translates()
+
+
+@dataclass(kw_only=True, slots=True)
+class PrepareJob(TranslateJob):
+    """Settings of `hymt-batch prepare`; documented in conf/prepare.yaml."""
+
+    devices: Operation[Any] = None
+    part_s: Operation[float] = 20.0
+
+    def __post_init__(self) -> None:
+        self.model.check_translates()
+        if not 1 <= self.part_s <= MAX_PART_S:
+            raise ConfigError(
+                f"part_s={self.part_s} must be between 1 and {MAX_PART_S:g} seconds",
+                why="what a task was decoding is lost if it is killed",
+                fix="Set part_s=20 (the default), or more for thousands of tasks.",
+            )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -208,6 +229,22 @@ class StatusJob(InspectJob):
 
 
 @dataclass(kw_only=True, slots=True)
+class MissingJob(InspectJob):
+    """Settings of `hymt-batch missing`; documented in conf/missing.yaml."""
+
+    per_task: Operation[int] = 1
+
+    def __post_init__(self) -> None:
+        if self.per_task < 1:
+            raise ConfigError(f"per_task={self.per_task} must be at least 1 shard", fix="Set per_task=1.")
+
+
+@dataclass(kw_only=True, slots=True)
+class MergeJob(InspectJob):
+    """Settings of `hymt-batch merge`; documented in conf/merge.yaml."""
+
+
+@dataclass(kw_only=True, slots=True)
 class VerifyJob(InspectJob):
     """Settings of `hymt-batch verify`; documented in conf/verify.yaml."""
 
@@ -237,6 +274,9 @@ class FormatsJob:
 
 JOBS: dict[str, type] = {
     "translate": TranslateJob,
+    "prepare": PrepareJob,
+    "missing": MissingJob,
+    "merge": MergeJob,
     "plan": PlanJob,
     "doctor": DoctorJob,
     "bench": BenchJob,

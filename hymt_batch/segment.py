@@ -15,6 +15,7 @@ from itertools import islice
 
 from hymt_batch import languages
 from hymt_batch.blank import is_blank
+from hymt_batch.codes import find_ranges
 from hymt_batch.cut import CountTokens, Cutter, FindTokenStarts
 from hymt_batch.errors import ConfigError, TextError
 from hymt_batch.records import PLAN_VERSION, Document, FormatCodes, Rejection, Segment, Status
@@ -87,7 +88,11 @@ def split(
         if len(text) * 4 <= limit or (len(text) <= limit and len(text.encode("utf-8", "surrogatepass")) <= limit):
             segments.append(_make_segment(index, 0, text, codes))
             continue
-        cutter = Cutter(text, count_tokens, limit, find_token_starts, check_stop, keep_clusters=plan_version == 1)
+        # earlier plans cut codes as they cut words
+        kept = () if codes is None or plan_version < 7 else find_ranges(text, codes)
+        cutter = Cutter(
+            text, count_tokens, limit, find_token_starts, check_stop, keep_clusters=plan_version == 1, kept_ranges=kept
+        )
         try:
             if cutter.fits():
                 segments.append(_make_segment(index, 0, text, codes))

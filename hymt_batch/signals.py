@@ -64,9 +64,9 @@ class StopRequest:
 
         Args:
             grace_s: Time that the running part may take after the first signal, in seconds.
-            release: Called before an immediate exit, to release the lease.
+            release: Called before an immediate exit, to release the lease; None keeps what `on_exit` set.
         """
-        self._grace_s, self._release = grace_s, release
+        self._grace_s, self._release = grace_s, release or self._release
 
     def on_exit(self, release: Callable[[], object]) -> None:
         """Set the function that is called before an immediate exit; a signal still ends the process at once."""

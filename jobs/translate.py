@@ -15,30 +15,34 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from itertools import compress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hymt_batch import batch, prompt, segment, signals
 from hymt_batch.decode import token_limit
 from hymt_batch.doctor import preflight
 from hymt_batch.errors import ExitCode
-from hymt_batch.records import Part, PreparedShard, Shard, count_error_rows
-from hymt_batch.run import error_advice, stderr_capture, stdin_job
+from hymt_batch.records import Part, PreparedShard, Shard
+from hymt_batch.run import error_advice, run_status, stderr_capture, stdin_job
 from hymt_batch.run import executor as executors
+from hymt_batch.run import task as tasks
 from hymt_batch.run.commit_result import commit_divided_row, commit_result
 from hymt_batch.run.executor import OpenExecutor
+from hymt_batch.run.finish import close_folder, finish, result_code
 from hymt_batch.run.kept_model import KeptModel, prepare_of
 from hymt_batch.run.monitor import Monitor
 from hymt_batch.run.plan import Plan, open_inputs, open_output
 from hymt_batch.run.read_ahead import read_ahead
 from hymt_batch.run.reporter import Reporter, next_command, render_summary
+from hymt_batch.run.run_status import RunStatus
 from hymt_batch.run.unit import Unit
 from hymt_batch.run.unit_reader import read_units
 from hymt_batch.sanitize import escape_line
+from hymt_batch.signals import StopRequest
 from hymt_batch.source import stream
 from hymt_batch.source.shards import SkippedShard
-from hymt_batch.write.output import Output
-from hymt_batch.write.run_progress import RunProgress
+from hymt_batch.write.job_output import JobOutput
 from hymt_batch.write.summary import Summary
+from hymt_batch.write.task_output import TaskSummary
 
 if TYPE_CHECKING:
     from hymt_batch.model.load import PreparedModel
@@ -61,45 +65,100 @@ def translate(
         reporter.show_stage("checking the model")
         model = prepare_model(job)  # without its weights
         plan = Plan.resolve(job, model)  # prompt template, part limits, identity, environment
-        with open_output(job, plan, inputs) as output:  # before the weights: a folder of another job costs nothing
+        # before the weights: a folder of another job costs nothing
+        with (
+            open_output(job, plan, inputs, stop) as output,
+            run_status.in_folder(reporter.run_status, output.folder, was_complete=output.is_complete),
+        ):
             job, plan = plan.of_folder(job, output.identity)
             inputs.plan_version = plan.part_limits.plan  # a fork may have opened another folder than the requested one
             inputs.keep_in(output.folder)  # what was stored is linked there
-            stop.on_exit(lambda: output.close(why=stop.exit_reason))
+            stop.on_exit(partial(close_folder, output, reporter, stop))
             if not output.is_complete:
                 reporter.log_to(output.folder / "logs", job.launch.keep_logs)
                 log.info("arguments=%s", escape_line(shlex.join(sys.argv[1:]), 4000))
                 output.assemble_outdated()  # files that have earlier output settings
             if output.is_complete:
                 log.info("complete: nothing is left to decode")
-                return finish(job, output, was_complete=True)
-            tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
-            prompt.check_template(tokenizer, plan.template)
-            # source: read ahead in a thread, which also segments and prompts
+                return finish(job, output, reporter, was_complete=True)
             cut_shards = partial(inputs.cut_shards, plan.part_limits.shard_rows, plan.part_limits.shard_bytes)
             shards = read_units(output.units(), cut_shards, output.shard_record)
-            prepare_next = partial(prepare_shards, job, plan, tokenizer)
-            close_hung = partial(output.close, why="reading, splitting or encoding rows exceeded launch.hang_s")
-            with (
-                Monitor(job, reporter, inputs.total_units(), inputs.files, output) as monitor,
-                open_executor(job, model, tokenizer, output, stop, monitor.add_batch) as executor,
-                closing(
-                    read_ahead(shards, prepare_next, job.launch, stop, on_wait=monitor.refresh, release=close_hung)
-                ) as prepared,
-            ):
-                stop.allow_drain(job.launch.grace_s, lambda: output.close(why=stop.exit_reason))
-                for result in executor.run(pending_units(prepared, job, plan, output, monitor)):  # decode
-                    part = result.part
-                    rows = commit_result(output, result)  # check, write
-                    monitor.add_part(part, rows, one_line=output.is_one_line(part.shard.input))
-                    output.finish_if_complete(part.shard)  # the shard that completes its file publishes it
-                if not output.is_complete:  # a stop after the last part changes nothing
-                    stop.raise_if_requested()
-            return finish(job, output)
+            monitor = Monitor(job, reporter, inputs.total_units(), inputs.files, output)
+            decode_units(job, plan, model, output, shards, monitor, stop, open_executor)
+            return finish(job, output, reporter)
+
+
+def translate_shards(
+    job: TranslateJob,
+    reporter: Reporter,
+    open_executor: OpenExecutor = executors.open_executor,
+    prepare_model: Callable[[TranslateJob], PreparedModel] = prepare_of,
+) -> TaskSummary:
+    """Translate some units of a prepared job, and publish nothing: any number of processes may do so at once.
+
+    Raises:
+        HymtError: The folder was not prepared for this job or this machine, another task works on a shard, or the task
+            is stopped. What is committed is kept.
+    """
+    stop = signals.install()
+    task = tasks.read_task(job, stop)
+    with closing(tasks.planned_inputs(job, task.plan)) as inputs:
+        preflight.check_process(job)
+        reporter.show_stage("checking the model")
+        model = prepare_model(job)
+        tasks.check_hardware(task.plan, model)
+        plan = Plan.resolve(job, model)
+        with tasks.open_task_output(job, plan, inputs, task) as output:
+            job, plan = plan.of_folder(job, output.identity)
+            stop.on_exit(output.close)
+            if not output.is_complete:
+                reporter.log_to(tasks.log_folder(output.folder, task))
+                log.info("arguments=%s", escape_line(shlex.join(sys.argv[1:]), 4000))
+                shards = tasks.read_units(inputs, output, plan.part_limits)
+                monitor = Monitor(job, reporter, tasks.total_units(task))
+                decode_units(job, plan, model, output, shards, monitor, stop, open_executor)
+            return output.summarize()
+
+
+def decode_units(
+    job: TranslateJob,
+    plan: Plan,
+    model: PreparedModel,
+    output: JobOutput,
+    shards: Iterator[Sequence[Shard | SkippedShard]],
+    monitor: Monitor,
+    stop: StopRequest,
+    open_executor: OpenExecutor,
+) -> None:
+    """Decode what is missing of the units whose shards are given, and commit it; raise if a stop was requested."""
+    tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
+    prompt.check_template(tokenizer, plan.template)
+    # source: read ahead in a thread, which also segments and prompts
+    prepare_next = partial(prepare_shards, job, plan, tokenizer)
+    close_hung = partial(output.close, why="reading, splitting or encoding rows exceeded launch.hang_s")
+    with (
+        monitor,
+        open_executor(job, model, tokenizer, output, stop, monitor.add_batch) as executor,
+        closing(
+            read_ahead(shards, prepare_next, job.launch, stop, on_wait=monitor.refresh, release=close_hung)
+        ) as prepared,
+    ):
+        stop.allow_drain(job.launch.grace_s)
+        for result in executor.run(pending_units(prepared, job, plan, output, monitor)):  # decode
+            part = result.part
+            rows = commit_result(output, result)  # check, write
+            monitor.add_part(part, rows, one_line=output.is_one_line(part.shard.input))
+            output.finish_if_complete(part.shard)  # the shard that completes its file publishes it
+        if not output.is_complete:  # a stop after the last part changes nothing
+            stop.raise_if_requested()
 
 
 def pending_units(
-    units: Iterable[list[PreparedShard | SkippedShard]], job: TranslateJob, plan: Plan, output: Output, monitor: Monitor
+    units: Iterable[list[PreparedShard | SkippedShard]],
+    job: TranslateJob,
+    plan: Plan,
+    output: JobOutput,
+    monitor: Monitor,
 ) -> Iterator[Unit]:
     """Yield, in plan order, what is not committed yet; publish the files of which no part is missing.
 
@@ -142,7 +201,7 @@ def pending_units(
             output.finish_if_complete(part.shard)
 
 
-def missing_runs(part: Part, output: Output, monitor: Monitor) -> list[Part]:
+def missing_runs(part: Part, output: JobOutput, monitor: Monitor) -> list[Part]:
     """Return the runs of a divided row that are not committed yet; if none is missing, the row is committed."""
     runs = part.segment_runs()
     is_kept = [output.has(run) for run in runs]  # all of them now, because the row is joined once it has all
@@ -153,24 +212,6 @@ def missing_runs(part: Part, output: Output, monitor: Monitor) -> list[Part]:
     for run in compress(runs, is_kept):
         monitor.skip_part(run)
     return [run for run, kept in zip(runs, is_kept, strict=True) if not kept]
-
-
-def finish(job: TranslateJob, output: Output, *, was_complete: bool = False) -> Summary:
-    """Write the manifest, and the last words to the log and for `status`; a folder that was complete is not touched."""
-    summary = output.finalize()
-    progress = RunProgress(
-        job.check.max_error_rate, job.check.max_failed_files, summary.texts, share=1.0, seconds_left=0.0
-    )
-    output.save_progress(progress, only_new_limit=was_complete)
-    log.info(
-        "complete: files=%d rows=%d errors=%d decoded_rows=%d seconds=%.0f",
-        summary.files,
-        summary.rows,
-        count_error_rows(summary.counts) + len(summary.failed),
-        summary.num_rows_decoded,
-        summary.seconds,
-    )
-    return summary
 
 
 def prepare_shards(
@@ -227,23 +268,51 @@ def run(job: TranslateJob, kept: KeptModel | None = None) -> ExitCode:
     Raises:
         HymtError: See `translate`.
     """
+    if job.shard.is_task:
+        return run_task(job, kept)
     stop = signals.install()
-    with Reporter(job.launch.progress.value, job.launch.log_detail.value) as reporter, stderr_capture.capture():
+    with (
+        Reporter(job.launch.progress.value, job.launch.log_detail.value) as reporter,
+        RunStatus(job) as status,
+        stderr_capture.capture(),
+    ):
+        reporter.run_status = status
         stop.flush_output = stderr_capture.flush
         reporter.show_stage("loading")
         if stream.is_stdin(job.source.path):
             summary = stdin_job.run(job, reporter, translate)
         else:
-            of_sweep = (partial(executors.open_executor, kept=kept), kept.prepare) if kept else ()
-            summary = translate(job, reporter, *of_sweep)
+            summary = translate(job, reporter, *of_sweep(kept))
             reporter.print_result(f"{render_summary(summary, reporter.sample_pairs)}\n\n{next_command(job, summary)}")
-        if error_advice.has_too_many_errors(job.check, summary):
+        code = result_code(job, summary, reporter)
+        if code is ExitCode.TOO_MANY_ERRORS:
             log.error("%s", error_advice.describe(job, summary))
-            return ExitCode.TOO_MANY_ERRORS
+        elif code is ExitCode.WARNINGS:
+            reporter.log_strict()
+        status.end(code)
+    return code
+
+
+def run_task(job: TranslateJob, kept: KeptModel | None = None) -> ExitCode:
+    """Translate some shards of a prepared job and print what was done; `status` tells of all tasks, not of one.
+
+    Returns:
+        COMPLETE if all shards of the task are; WARNINGS if there were warnings and strict=true is set.
+    """
+    stop = signals.install()
+    with Reporter(job.launch.progress.value, job.launch.log_detail.value) as reporter, stderr_capture.capture():
+        stop.flush_output = stderr_capture.flush
+        reporter.show_stage("loading")
+        reporter.print_result(tasks.render_summary(translate_shards(job, reporter, *of_sweep(kept))))
         if job.strict and reporter.num_warnings:
             reporter.log_strict()
             return ExitCode.WARNINGS
     return ExitCode.COMPLETE
+
+
+def of_sweep(kept: KeptModel | None) -> tuple[Any, ...]:
+    """Return what opens an executor and prepares a model, for a job that shares them with others; () if alone."""
+    return (partial(executors.open_executor, kept=kept), kept.prepare) if kept else ()
 
 
 if __name__ == "__main__":

@@ -7,9 +7,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.fakes.job import Job
 from tests.fakes.model import Bytes
+
+# every run tries the same examples: a run fails by what changed, never by chance; `make test-random` tries others
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("random", print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 # two test processes with two threads each would compete for two cores; set before torch is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")

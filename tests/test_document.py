@@ -11,7 +11,7 @@ import pytest
 
 from hymt_batch.errors import ExitCode
 from hymt_batch.formats.document import FORMAT, DocumentFile
-from hymt_batch.formats.spliced import Place, PlaceOptions
+from hymt_batch.formats.spliced import Place, PlaceOptions, ReadFile, ReadPlace
 from hymt_batch.records import Document, Status
 from jobs import verify
 from tests.fakes.job import Job
@@ -34,7 +34,7 @@ def translate(data: bytes, answer: Callable[[str], str]) -> tuple[bytes, int]:
         new = data[place.start : place.end]
         if place.text is not None:
             text = answer(place.text)
-            if FORMAT.can_hold(Document("a", 0, place.text, b"", values=place), text):
+            if FORMAT.can_hold(Document("a", 0, place.text, b"", values=ReadPlace(place, ReadFile(data, file))), text):
                 new, num_written = file.encode(place, text), num_written + 1
         out, at = out + data[at : place.start] + new, place.end
     return out + data[at:], num_written

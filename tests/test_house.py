@@ -26,7 +26,7 @@ LIBRARY = ROOT / "hymt_batch"
 BASE = (
     "records.py errors.py languages.py setting.py byte_size.py fs.py fs_protocol.py storage_error.py child_process.py"
 )
-STAGES = "source/ segment.py prompt.py batch.py model/ device_map/ decode/ check/ write/ launch/"
+STAGES = "source/ segment.py prompt.py batch.py model/ device_map/ decode/ check/ write/ launch/ shard.py"
 
 RULES = {
     "jobs/__main__.py": "config.py schema.py cli/ write/sweep_points.py errors.py sanitize.py signals.py streams.py",
@@ -45,23 +45,24 @@ RULES = {
     "demo/": "",
     "config.py": "cli/ schema.py errors.py",
     "cli/": "schema.py */settings.py formats/registry.py languages.py errors.py",
-    "schema.py": "*/settings.py decode/registry.py segment.py prompt.py batch.py model/synthetic.py setting.py "
-    "errors.py",
+    "schema.py": "*/settings.py decode/registry.py segment.py prompt.py batch.py shard.py model/synthetic.py "
+    "setting.py errors.py",
     "source/settings.py": "formats/registry.py formats/options.py formats/text_encoding.py formats/zstd_frame.py "
     "byte_size.py setting.py errors.py",
     "write/settings.py": "formats/registry.py setting.py errors.py",
     "decode/settings.py": "model/settings.py setting.py errors.py",
     "*/settings.py": "byte_size.py setting.py languages.py errors.py",
     "source/": f"formats/ manifest.py blank.py {BASE}",
-    "segment.py": f"blank.py cut.py {BASE}",
+    "segment.py": f"blank.py codes.py cut.py {BASE}",
     "prompt.py": BASE,
     "code_prompt.py": f"prompt.py codes.py {BASE}",
     "batch.py": BASE,
+    "shard.py": "setting.py errors.py",
     "decode/": f"model/ device_map/placement.py {BASE}",
     "model/": f"device_map/ {BASE}",
     "device_map/": BASE,
     "check/": f"codes.py {BASE}",
-    "write/": f"formats/ file_units.py manifest.py pretty_json.py sanitize.py {BASE}",
+    "write/": f"formats/ file_units.py manifest.py pretty_json.py sanitize.py shard.py {BASE}",
     "launch/": BASE,
     "formats/": "records.py errors.py languages.py fs.py fs_protocol.py",
     "manifest.py": "pretty_json.py records.py fs.py fs_protocol.py",
@@ -224,7 +225,9 @@ def test_an_init_file_has_only_a_docstring() -> None:
 
 @pytest.mark.parametrize("job", schema.JOBS)
 def test_composing_a_job_imports_no_heavy_library(job: str, tmp_path: Path) -> None:
-    words = {"translate": ["preset=demo"], "bench": [], "languages": [], "formats": []}.get(job, ["name=demo"])
+    words = {"translate": ["preset=demo"], "prepare": ["preset=demo"], "bench": [], "languages": [], "formats": []}.get(
+        job, ["name=demo"]
+    )
     program = (
         "import sys; from hymt_batch import config; config.load(sys.argv[1], sys.argv[2:]);"
         f"print([name for name in {sorted(set(HEAVY) - {'hydra', 'omegaconf'})} if name in sys.modules])"

@@ -244,6 +244,34 @@ def test_metadata_of_a_resource_bundle_are_gaps() -> None:
     assert [place.name for place in places(b'{"@context": "a text", "name": {"@x": "b c"}}')] == ["@context", "name.@x"]
 
 
+@pytest.mark.parametrize(
+    ("locale", "tgt_lang", "expected"),
+    [
+        ("en", "fr", "fr"),
+        ("en_US", "zh-TW", "zh_Hant"),
+        ("en-US", "zh-TW", "zh-Hant"),
+        ("fr_CA", "fr", "fr_CA"),  # it names the target language already
+    ],
+)
+def test_the_locale_of_a_translated_bundle_becomes_the_target_language(
+    tmp_path: Path, locale: str, tgt_lang: str, expected: str
+) -> None:
+    data = b'{\n  "@@locale": "%s",\n  "a": "rain",\n  "@a": {"@@locale": "en"}\n}\n' % locale.encode()
+    written = run(tmp_path, data, f"tgt_lang={tgt_lang}")
+    assert written == data.replace(b"rain", b"RAIN").replace(f'"{locale}",'.encode(), f'"{expected}",'.encode())
+
+
+@pytest.mark.parametrize(
+    "data", [b'{"@@locale": "en", "a": "{x}"}', b'{"a": "{x}", "@@locale": "en"}', b'{"@@locale": ""}']
+)
+def test_the_locale_of_a_bundle_of_which_nothing_is_translated_stays(tmp_path: Path, data: bytes) -> None:
+    assert run(tmp_path, data) == data
+
+
+def test_the_locale_of_a_bundle_is_found_after_its_texts_too(tmp_path: Path) -> None:
+    assert run(tmp_path, b'{"a": "rain", "@@locale": "en"}') == b'{"a": "RAIN", "@@locale": "fr"}'
+
+
 def test_a_string_that_is_not_utf8_or_half_a_surrogate_pair_keeps_its_bytes() -> None:
     data = b'{"a": "caf\xe9", "b": "\\ud83d x", "c": "rain"}'
     found = places(data)

@@ -16,7 +16,7 @@ from hymt_batch.check.settings import CheckConfig
 from hymt_batch.errors import ExitCode
 from hymt_batch.formats import registry
 from hymt_batch.formats.markdown.blocks import MarkdownFile
-from hymt_batch.formats.spliced import Place, PlaceOptions
+from hymt_batch.formats.spliced import Place, PlaceOptions, ReadFile, ReadPlace
 from hymt_batch.records import Document, Row, Status
 from jobs import verify
 from tests.fakes.job import Job
@@ -61,7 +61,8 @@ def translate(data: bytes, answer: Callable[[str], str]) -> tuple[bytes, Counter
         assert at <= place.start < place.end
         new = data[place.start : place.end]
         if place.text is not None:
-            document = Document("a", 0, place.text, b"", keeps_codes=True, codes=place.codes, values=place)
+            values = ReadPlace(place, ReadFile(b"", file))
+            document = Document("a", 0, place.text, b"", keeps_codes=True, codes=place.codes, values=values)
             row = shape_row(document, Row(0, b"", Status.OK, answer(place.text)), False, CheckConfig())
             if row.status is Status.OK and can_hold(document, row.text):
                 new = file.encode(place, row.text)

@@ -17,7 +17,7 @@ import pytest
 from hymt_batch.errors import ExitCode
 from hymt_batch.formats.po import plural, strings
 from hymt_batch.formats.po.catalogue import Catalogue
-from hymt_batch.formats.spliced import Place, PlaceOptions, UnreadableFileError
+from hymt_batch.formats.spliced import Place, PlaceOptions, ReadFile, ReadPlace, UnreadableFileError
 from hymt_batch.formats.writer import open_writer
 from hymt_batch.records import Document, Input, Preamble, Row, Status
 from hymt_batch.source import discovery
@@ -51,12 +51,13 @@ def translated_bytes(
     path.write_bytes(data)
     input, out = Input(path.name, path.name, str(path), "po", tgt_lang=tgt_lang), io.BytesIO()
     writer = open_writer(input, "po", Preamble(), WriteConfig(**settings), out)
+    file = ReadFile(data, Catalogue(data))
     for index, place in enumerate(places(data, entries, tgt_lang)):
         text = None if place.text is None else change(place.text)
         flags = ("truncated",) if text and text.endswith("!flagged") else ()
         status = Status.GENERATION_ERROR if text is None else Status.OK
         row = Row(index, b"", status, text or "", flags)
-        writer.write(Document(place.name, index, place.text, b"", values=place), row)
+        writer.write(Document(place.name, index, place.text, b"", values=ReadPlace(place, file)), row)
     writer.close()
     return out.getvalue()
 

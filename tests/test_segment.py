@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -34,6 +35,25 @@ def test_join_of_split_is_the_document_and_no_segment_is_over_the_limit(text: st
 def test_a_document_that_fits_is_one_segment_with_its_white_space_kept_separately() -> None:
     segments, _ = segment.split(documents(["  One. Two.\t"]), Bytes().count, SegmentConfig())
     assert segments == [Segment(0, 0, "One. Two.", "  ", "\t")]
+
+
+def test_codes_are_cut_only_if_one_does_not_fit_by_itself_except_in_earlier_plans() -> None:
+    tag, formula = '<a href="one two three">', "#formula with words#"
+    text = f"words {tag}here and {formula} there{{x and y}} 漢字漢字漢字漢字漢字{tag}漢字漢字" * 5
+    document = replace(documents([text])[0], keeps_codes=True, codes=((formula, ""),))
+
+    def pieces(plan_version: int, limit: int) -> list[str]:
+        config = SegmentConfig(max_tokens=limit)
+        segments, _ = segment.split([document], Bytes().count, config, plan_version)
+        assert "".join(map(whole, segments)) == text
+        assert all(len(piece.text.encode()) <= limit for piece in segments)
+        return [piece.text for piece in segments]
+
+    for limit in (24, 30, 41):
+        whole_codes = sum(piece.count(tag) + piece.count(formula) for piece in pieces(7, limit))
+        assert whole_codes == text.count(tag) + text.count(formula)
+    assert sum(piece.count(tag) + piece.count(formula) for piece in pieces(6, 30)) < 15
+    assert not any(tag in piece for piece in pieces(7, 23))  # no segment is over the limit
 
 
 def test_cuts_fall_on_paragraphs_then_sentences() -> None:

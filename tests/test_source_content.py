@@ -274,6 +274,17 @@ def test_a_text_field_of_the_user_that_no_first_object_has_is_refused_with_the_f
     assert open_inputs(path, text_field="body", format=SourceFormat.json).files[0].format == "json"
 
 
+def test_the_name_of_the_default_text_field_written_out_is_as_any_other_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", b'[{"a": "b", "c": "d"}]')
+    assert open_inputs(path).files[0].format == "json"
+    with pytest.raises(ConfigError, match=r"none of its first objects has the field 'text'"):
+        open_inputs(path, text_field="text")
+    with pytest.raises(ConfigError, match=r"none of its first objects has the field 'text'"):
+        open_inputs(path, text_field=["text"])
+    rows = write(tmp_path / "rows.json", b'[{"text": "b"}]')
+    assert open_inputs(rows, text_field="text").files[0].format == "json_rows"
+
+
 def test_which_json_files_are_trees_is_told_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("en.json", "fr.json"):
         write(tmp_path / name, b'{"a": "b"}')

@@ -15,15 +15,16 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, example, given, reject, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
 from hymt_batch.errors import ConfigError, PreflightError
 from hymt_batch.formats import registry
+from hymt_batch.formats.detect_encoding import check_encoding
+from hymt_batch.formats.file_error import FileError
 from hymt_batch.formats.long_rows import InputRereader
 from hymt_batch.formats.row_reader import ReadContext
-from hymt_batch.formats.text_encoding import unmarked_units
 from hymt_batch.records import Document, Input, Status
 from hymt_batch.source import discovery, stream
 from hymt_batch.source.preamble_reader import read_preamble
@@ -146,11 +147,14 @@ def test_an_endless_row_is_read_in_bounded_memory(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=60), st.integers(1, 12))
+@example(b"\x1b$)G", 1)  # the escape sequence of ISO-2022-CN
 @pytest.mark.fault(53, 54, 55)
 def test_the_raw_rows_of_any_file_join_to_the_file(tmp_path: Path, data: bytes, limit: int) -> None:
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or unmarked_units(data):
-        return  # UTF-16 and UTF-32 are refused
     input, config = source(tmp_path, "a.txt", data, max_row_bytes=limit)
+    try:
+        check_encoding(input, data, is_utf8_only=True)
+    except FileError:
+        reject()
     rows = list(read_documents(input, config, full=True))
     bom = read_preamble(input, config).bom
     lines = data[len(bom) :].split(b"\n")

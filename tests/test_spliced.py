@@ -431,7 +431,7 @@ def test_texts_may_be_inserted_far_from_their_source_several_at_one_offset(tmp_p
     ]
     input, out = Input("in.cat", "in.cat", str(tmp_path / "in.cat"), "cat"), io.BytesIO()
     spec = OutputSpec(input, Preamble(), WriteConfig(), (), FieldReader, keeps_bytes=True, has_column_names=True)
-    writer = spliced.SplicedWriter(spec, out, Catalogue)
+    writer = spliced.SplicedWriter(spec, out)
     for document, text in zip(documents, ["one", "2", "3", "four", ""], strict=True):
         status = Status.OK if text else Status.EMPTY
         writer.write(document, Row(document.row_index, document.digest, status, text))

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from hymt_batch.decode.request import Completion, Request
 from hymt_batch.errors import ConfigError, ExitCode
 from hymt_batch.formats import registry
 from hymt_batch.formats.spliced import ParsedFile, Place, PlaceOptions, UnreadableFileError
 from hymt_batch.formats.subtitles.join import cut_text
+from hymt_batch.formats.subtitles.lines import fit_lines
 from hymt_batch.formats.subtitles.srt import SubRipFile
 from hymt_batch.formats.subtitles.vtt import WebVttFile
 from jobs import __main__ as front
 from jobs import status, verify
+from tests.fakes import job as fake_job
+from tests.fakes.engine import upper
 from tests.fakes.job import Job
 
 TIMES = "00:00:01,000 --> 00:00:02,500"
@@ -223,3 +227,53 @@ def test_a_text_that_is_subtitles_by_its_content_is_refused_with_the_setting(tmp
 def test_the_formats_are_found_by_their_extensions() -> None:
     assert registry.by_extension(".SRT") == registry.get("srt")
     assert registry.by_extension(".vtt") == registry.get("vtt")
+
+
+@pytest.mark.parametrize(
+    ("source", "translation", "expected", "is_right"),
+    [
+        ("one two\nthree", "un deux trois quatre cinq six", "un deux trois\nquatre cinq six", True),
+        ("a\nb\nc", "un deux trois", "un\ndeux\ntrois", True),
+        ("one\ntwo", "Oui", "Oui", True),  # there is nothing to break
+        ("one\ntwo", "Oui, je suis là ce soir", "Oui, je suis\nlà ce soir", True),
+        ("one\ntwo", "这是一个很长的句子，没有空格", "这是一个很长的句子，\n没有空格", True),
+        ("one\ntwo", "dit\xa0: «\xa0oui\xa0»", "dit\xa0:\n«\xa0oui\xa0»", True),
+        ("one\ntwo", 'x <font color="#ff0000">y z</font> w', 'x <font color="#ff0000">y\nz</font> w', True),
+        ("one\ntwo", "un\ndeux", "un\ndeux", True),
+        ("one\ntwo", "un\ndeux\ntrois", "un\ndeux\ntrois", False),
+        ("one", "un\ndeux", "un\ndeux", False),
+        ("- Hi.\n- Hello.", "- Salut. - Bonjour, toi.", "- Salut.\n- Bonjour, toi.", True),
+        ("-Hi.\n-Hello.", "-你好。-是。", "-你好。\n-是。", True),
+        ("- Hi you\nthere.\n- Yes.", "– Salut à toi là-bas. – Oui.", "– Salut à\ntoi là-bas.\n– Oui.", True),
+        ("<i>- Hi.</i>\n<i>- No.</i>", "<i>- Salut.</i> <i>- Non.</i>", "<i>- Salut.</i>\n<i>- Non.</i>", True),
+        ("Hi\n- No", "Salut - Non", "Salut\n- Non", True),
+        ("- Hi.\n- Hello.", "Salut. Bonjour.", "Salut. Bonjour.", False),  # who says what?
+        ("<v Bob>Hi.\n<v Ann>Hello.", "<v Bob>Salut. <v Ann>Oui.", "<v Bob>Salut.\n<v Ann>Oui.", True),
+    ],
+)
+def test_a_translation_gets_the_lines_of_its_source_and_turns_of_a_dialogue_keep_their_own(
+    source: str, translation: str, expected: str, is_right: bool
+) -> None:
+    assert fit_lines(source, translation) == (expected, is_right)
+
+
+def test_cues_of_two_lines_come_back_on_two_lines_without_a_flag_unless_the_setting_says_otherwise(
+    tmp_path: Path,
+) -> None:
+    data = f"1\n{TIMES}\nLight rain\nfalls on us.\n\n2\n{TIMES}\n- Hi.\n- Hello.\n\n3\n{TIMES}\nOne.\n"
+    (tmp_path / "in.srt").write_text(data)
+
+    def decode(requests: Sequence[Request], check_stop: Callable[[], None]) -> list[Completion]:
+        """Answer with one line, and without the dash of a second speaker."""
+        answers = [completion.ids for completion in upper(requests, check_stop)]
+        return [Completion(list(bytes(ids).replace(b"\n- ", b" ").replace(b"\n", b" ")), "stop") for ids in answers]
+
+    words = [f"source.path={tmp_path / 'in.srt'}", "tgt_lang=fr", "model=demo", "name=n", f"output_dir={tmp_path}"]
+    assert fake_job.run(words, decode) == 0
+    output, review = tmp_path / "n/translated/in.srt", tmp_path / "n/review/in.srt.review.jsonl"
+    assert output.read_text() == data.upper().replace("HI.\n- HELLO.", "HI. HELLO.")
+    (line,) = map(json.loads, review.read_text().splitlines())
+    assert (line["id"], line["flags"]) == ("in.srt#2", ["line_breaks"])
+    assert fake_job.run([*words, "write.wrap_cues=false"], decode) == 0
+    assert "LIGHT RAIN FALLS ON US.\n" in output.read_text()
+    assert len(review.read_text().splitlines()) == 2

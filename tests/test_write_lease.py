@@ -13,7 +13,7 @@ import pytest
 from hymt_batch import manifest
 from hymt_batch.errors import ExitCode, LeaseError, StoppedError
 from hymt_batch.fs import OS_FS, OsFs
-from hymt_batch.write import lease
+from hymt_batch.write import lease, lease_file
 from hymt_batch.write.lease import Lease
 from hymt_batch.write.lease_holder import LeaseHolder
 
@@ -156,7 +156,9 @@ def race(folder: Path) -> None:
 
 def test_a_late_takeover_does_not_replace_the_new_lease(folder: Path) -> None:
     held = acquire(folder)
-    assert not lease._take_over(OS_FS, folder, b"the dead lease that it saw", lease.current_process())
+    assert not lease_file.take_over(
+        OS_FS, lease.lease_path(folder), b"the dead lease that it saw", lease.current_process()
+    )
     held.check()
     assert [p.name for p in (folder / ".hymt" / "lease").iterdir()] == ["job.json"]
     held.release()

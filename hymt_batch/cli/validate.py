@@ -78,11 +78,32 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:
             f"write.name={write.name} names the source language, which is not set",
             fix="Set src_lang=en, or drop {src}.",
         )
+    _check_task(job)
     if job.name is None and source.path is not None:
         job.name = job_name.default(source.path)
     if job.name is not None:
         job_name.check(job.name, job.output_dir)
     return notes
+
+
+def _check_task(job: TranslateJob | PlanJob | DoctorJob) -> None:
+    """Refuse for a task of a prepared job what only one process can do for the whole job."""
+    shard = getattr(job, "shard", None)
+    if shard is None or not shard.is_task:
+        return
+    alone = {
+        "overwrite=true": job.overwrite,
+        f"on_mismatch={job.on_mismatch.value}": job.on_mismatch.value != "refuse",
+        f"on_input_change={job.on_input_change.value}": job.on_input_change.value != "refuse",
+        "source.path=-": job.source.path == "-",
+    }
+    for setting, is_set in alone.items():
+        if is_set:
+            raise ConfigError(
+                f"{setting} does not go with shard.index={shard.index}",
+                why="a task translates some shards of a job that is prepared already",
+                fix=f"Drop {setting} here; hymt-batch prepare takes it.",
+            )
 
 
 def _set_languages(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import permutations
 
 from hymt_batch.doctor.finding import Finding, Level
+from hymt_batch.launch.task_index import parse_count, torch_processes
 from hymt_batch.model.nvidia import hides_all_gpus
 
 TORCH_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -49,27 +50,27 @@ def check(env: Mapping[str, str], strategy: str, splits: bool, num_gpus: int | N
 def _check_variables(env: Mapping[str, str]) -> Iterator[Finding]:
     check = "launcher variables"
     for name in (*TORCH_VARIABLES, *SLURM_VARIABLES):
-        if name in env and _parse_count(env, name) is None:
+        if name in env and parse_count(env, name) is None:
             seen = f"{name}={env[name]!r} is not a number of 0 or more; libraries that read it will fail"
             yield Finding(check, Level.WARN, seen, f"unset {name}", "D2")
     for rank, size in (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
-        rank_value, size_value = _parse_count(env, rank), _parse_count(env, size)
+        rank_value, size_value = parse_count(env, rank), parse_count(env, size)
         if rank_value is not None and size_value is not None and rank_value >= size_value:
             seen = f"{rank}={rank_value} is not below {size}={size_value}"
             yield Finding(check, Level.WARN, seen, f"unset {rank} {size}", "D2")
-    world = _parse_count(env, "WORLD_SIZE") or 1
+    world = parse_count(env, "WORLD_SIZE") or 1
     if world > 1 and not env.get("MASTER_ADDR"):
         seen = f"WORLD_SIZE={world} without MASTER_ADDR: launchers set both, so it was left over"
         yield Finding(check, Level.WARN, seen, "unset WORLD_SIZE RANK LOCAL_RANK", "D2")
 
 
 def _check_processes(env: Mapping[str, str], strategy: str, splits: bool, num_gpus: int | None) -> Iterator[Finding]:
-    world = _parse_count(env, "WORLD_SIZE") or 1
-    step = _parse_count(env, "SLURM_STEP_NUM_TASKS") or 1
-    mpi = next((num for name in MPI_VARIABLES if (num := _parse_count(env, name) or 1) > 1), 1)
-    tasks = _parse_count(env, "SLURM_NTASKS") or 1
-    if world > 1 and ("TORCHELASTIC_RUN_ID" in env or "LOCAL_RANK" in env):
-        here = min(world, _parse_count(env, "LOCAL_WORLD_SIZE") or world)
+    world = torch_processes(env)
+    step = parse_count(env, "SLURM_STEP_NUM_TASKS") or 1
+    mpi = next((num for name in MPI_VARIABLES if (num := parse_count(env, name) or 1) > 1), 1)
+    tasks = parse_count(env, "SLURM_NTASKS") or 1
+    if world:
+        here = min(world, parse_count(env, "LOCAL_WORLD_SIZE") or world)
         yield _duplicate_job("torchrun", world, here, strategy, splits, num_gpus)
     elif step > 1:
         yield _duplicate_job("srun", step, step, strategy, splits, num_gpus)
@@ -120,11 +121,6 @@ def _check_slurm_gpus(env: Mapping[str, str], strategy: str, num_gpus: int | Non
             seen += f" (CUDA_VISIBLE_DEVICES={value}{', which hides all' if hides_all_gpus(value) else ''})"
         fix = "unset CUDA_VISIBLE_DEVICES, or srun --gres=gpu:1, or set device_map=cpu"
         yield Finding("GPUs of the job", Level.FAIL, seen, fix, "A13")
-
-
-def _parse_count(env: Mapping[str, str], name: str) -> int | None:
-    value = env.get(name, "").strip()
-    return int(value) if value.isascii() and value.isdecimal() else None
 
 
 def check_interconnect(

@@ -72,14 +72,19 @@ def check(job: TranslateJob, inputs: Inputs) -> None:
         output = (input, published_file.out_format(input, job.write), inputs.preamble(input), job.write)
         writer.check(*output, partial(inputs.read, input))
         writer.check_languages(*output, report.targets or {str(job.tgt_lang)})
-    for finding in run_quick(job):
-        log.warning("%s", finding.problem.text)
+    check_process(job)
     template = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
     if job.model.path == "demo:model" and template.tgt_lang not in ("fr", "de", "zh"):
         log.warning(
             "the demo model translates weather reports to fr, de and zh only; tgt_lang=%s gives meaningless output",
             template.tgt_lang,
         )
+
+
+def check_process(job: TranslateJob) -> None:
+    """Check the versions and the launcher, as every process of a job does; log the warnings."""
+    for finding in run_quick(job):
+        log.warning("%s", finding.problem.text)
 
 
 def run_all(job: DoctorJob, env: Mapping[str, str] | None = None) -> list[Finding]:

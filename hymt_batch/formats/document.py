@@ -43,6 +43,8 @@ class _Line:
     indent: int  # columns before the text, quote marks left out
     raw_start: int  # of the line
     text: str | None  # None: not UTF-8
+    num_quotes: int  # marks of quoted mail
+    has_cell_gap: bool  # there may be cells in it
     marker: int = 0  # length of the marker of a list item, in bytes
 
 
@@ -67,20 +69,20 @@ class DocumentFile:
         self._data = data
 
     def places(self, options: PlaceOptions) -> Iterator[Place]:
-        at, number = len(BOM) if self._data.startswith(BOM) else 0, 1
+        data = self._data
         block: list[_Line] = []
         first_number = 1
-        while at < len(self._data):
-            match = _LINE.match(self._data, at)
-            assert match is not None  # matches the empty string too
-            line = _read_line(match[1], at)
-            if line is None or (block and line.quotes.count(b">") != block[-1].quotes.count(b">")):
+        for number, match in enumerate(_LINE.finditer(data, len(BOM) if data.startswith(BOM) else 0), 1):
+            start = match.start()
+            if start == len(data):
+                break
+            line = _read_line(match[1], start)
+            if block and (line is None or line.num_quotes != block[-1].num_quotes):
                 yield from self._places_of(block, first_number)
                 block = []
             if line is not None:
                 first_number = first_number if block else number
                 block.append(line)
-            at, number = match.end(), number + 1
         yield from self._places_of(block, first_number)
 
     def encode(self, place: Place, text: str) -> bytes:
@@ -108,7 +110,7 @@ class DocumentFile:
     def _cells(self, line: _Line) -> list[tuple[int, int]]:
         """Return the cells of a line that have a text; [] if it is no row of cells."""
         start = line.start + line.marker
-        if line.text is None or not _CELL_GAP.search(self._data, start, line.end):
+        if line.text is None or not line.has_cell_gap or not _CELL_GAP.search(self._data, start, line.end):
             return []
         gaps = [match.span() for match in _CELL_GAP.finditer(self._data, start, line.end)]
         edges = [start, *(edge for gap in gaps for edge in gap), line.end]
@@ -137,24 +139,32 @@ class DocumentFile:
 
 def _read_line(content: bytes, start: int) -> _Line | None:
     """Return a line; None for one without letters and digits, which is no text."""
-    match = _PREFIX.match(content)
-    assert match is not None
-    body = content[match.end() :].rstrip()
+    if content[:1].isalnum():
+        prefix, quotes, indent = 0, b"", 0
+    else:
+        match = _PREFIX.match(content)
+        assert match is not None
+        prefix, quotes = match.end(), match[1]
+        indent = len(content[match.end(1) : prefix].expandtabs(TAB_COLUMNS))
+    body = content[prefix:].rstrip()
     try:
         text: str | None = body.decode()
     except UnicodeDecodeError:
         text = None
     if text is not None and not _has_text(text):
         return None
-    indent = len(content[match.end(1) : match.end()].expandtabs(TAB_COLUMNS))
-    line = _Line(start + match.end(), start + match.end() + len(body), match[1], indent, start, text)
-    if text:
-        line.marker = len(text[: _marker_length(text)].encode())
+    has_cell_gap = b"\t" in body or b"   " in body
+    end = start + prefix + len(body)
+    line = _Line(start + prefix, end, quotes, indent, start, text, quotes.count(b">") if quotes else 0, has_cell_gap)
+    if text and (marker := _marker_length(text)):
+        line.marker = len(text[:marker].encode())
     return line
 
 
 def _paragraph_starts(block: Sequence[_Line]) -> list[bool]:
     """Return for each line whether a paragraph begins with it."""
+    if not any(line.indent or line.marker for line in block):
+        return [index == 0 for index in range(len(block))]
     base = min((line.indent for line in block), default=0)
     # a first line before others that are all indented: a hanging indent, as in bibliographies
     hangs = len(block) > 1 and all(line.indent > base for line in block[1:]) and block[0].indent == base
@@ -174,12 +184,12 @@ def _marker_length(text: str) -> int:
 
 
 def _has_text(text: str) -> bool:
-    return any(map(str.isalnum, text))
+    return text[:1].isalnum() or any(map(str.isalnum, text))
 
 
 def _joint(before: str, after: str) -> str:
     """Return what joins two lines; nothing after a hyphen, which a word has with or without the line break."""
-    if _HYPHEN.search(before[-2:]) and after[:1].isalpha():
+    if before[-1:] == "-" and _HYPHEN.search(before[-2:]) and after[:1].isalpha():
         return ""
     return space_between(before, after)
 
@@ -200,7 +210,10 @@ def _write(shape: _Shape, translation: str) -> bytes | None:
 
 
 def _lay_out(shape: _Shape, translation: str) -> bytes | None:
-    text = _SPACE.sub(" ", _NO_TEXT.sub("", translation)).strip(" ")
+    if translation.isascii() and translation.isprintable():
+        text = " ".join(translation.split())
+    else:
+        text = _SPACE.sub(" ", _NO_TEXT.sub("", translation)).strip(" ")
     if not shape.is_item:
         text = _without_marker(text)
         if _marker_length(f"{text} x") > len(text):  # before other cells, it would be the marker of a list item
@@ -232,17 +245,35 @@ def _is_one_place(lines: Sequence[str], shape: _Shape) -> bool:
 
 def _wrap(text: str, first_width: int, width: int) -> list[str]:
     """Divide a text into lines of at most this many columns, where its words allow it."""
+    if text.isascii():
+        return _wrap_words(text, first_width, width)
     lines: list[str] = []
     limit, columns, line_start, at = first_width, 0, 0, 0
     for match in _WORDS.finditer(text):
         start, end = match.span()
-        word_columns = end - start if text.isascii() else count_columns(match[0])
+        word_columns = count_columns(match[0])
         if columns + start - at + word_columns > limit and start > line_start and _may_break(text, at, start):
             lines.append(text[line_start:at])
             limit, columns, line_start = width, word_columns, start
         else:
             columns += start - at + word_columns
         at = end
+    return [*lines, text[line_start:]]
+
+
+def _wrap_words(text: str, first_width: int, width: int) -> list[str]:
+    """Do what `_wrap` does for a text whose words have one space between them, line by line."""
+    lines: list[str] = []
+    limit, line_start = first_width, 0
+    while len(text) - line_start > limit:
+        at = text.rfind(" ", line_start, max(line_start, line_start + limit + 1))
+        at = at if at >= 0 else text.find(" ", line_start)
+        while at >= 0 and not _may_break(text, at, at + 1):
+            at = text.find(" ", at + 1)
+        if at < 0:
+            break
+        lines.append(text[line_start:at])
+        limit, line_start = width, at + 1
     return [*lines, text[line_start:]]
 
 
@@ -254,7 +285,7 @@ def _may_break(text: str, before: int, after: int) -> bool:
 
 
 def _can_hold(document: Document, text: str) -> bool:
-    return text == document.text or _write(document.values.context, text) is not None
+    return text == document.text or _write(document.values.place.context, text) is not None
 
 
 FORMAT = spliced_format(

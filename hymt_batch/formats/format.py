@@ -165,6 +165,9 @@ class Format:
     can_hold: Callable[[Document, str], bool] | None = None
     """Whether a translation can take the place of a text without damage to the document; if not, the source is kept.
     None: every translation can."""
+    fit_lines: Callable[[str, str], tuple[str, bool]] | None = None
+    """Lays a translation (second argument) out on the lines of its source, for write.wrap_cues; the second result is
+    False if somebody should look at its lines."""
     column_name: Callable[[str], str] = str  # the name that an output can hold for a column
     check_output: Callable[[OutputSpec], None] = _accept_output
     """Rejects an output that this format cannot hold (ConfigError), before the job starts."""

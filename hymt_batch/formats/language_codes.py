@@ -93,3 +93,11 @@ class LanguageCodes:
             why = "which was not understood when this job was created"
             raise RowError(f"field {field!r} is {abbreviate(value)}, {why}. Write {code}.", Status.BAD_LANGUAGE)
         return code
+
+
+def names_language(value: str, code: str) -> bool:
+    """Return whether a field of a document, such as Language of a catalogue, names this language."""
+    try:
+        return bool(value.strip()) and languages.understand(value).language.code == code
+    except ConfigError:
+        return False

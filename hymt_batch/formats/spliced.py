@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields, replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from hymt_batch.errors import PreflightError
 from hymt_batch.formats.bytestream import ByteStream
@@ -35,8 +35,7 @@ MAX_FILE_BYTES = 256 << 20
 """Largest decompressed file: it is held in memory, by the reader and by the writer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A byte range of a file in which a translation takes the place of a text, or is inserted (start == end)."""
 
     start: int
@@ -95,6 +94,21 @@ Parse = Callable[[bytes], ParsedFile]
 """Parses a file. Raises UnreadableFileError."""
 
 
+@dataclass(frozen=True, slots=True)
+class ReadFile:
+    """A file that was read to write its output."""
+
+    data: bytes
+    parsed: ParsedFile
+
+
+class ReadPlace(NamedTuple):
+    """The values of a document that was read to write its output."""
+
+    place: Place
+    file: ReadFile
+
+
 class SplicedInput:
     """An open file of a spliced format; see `format.OpenInput`.
 
@@ -125,11 +139,13 @@ class SplicedInput:
         data = _read_file(self._stream, self.input.path)
         try:
             place_options = replace(PlaceOptions.of(partial(getattr, options)), tgt_lang=self.input.tgt_lang)
-            places = self._parse(data).places(place_options)
+            parsed = self._parse(data)
+            places = parsed.places(place_options)
         except UnreadableFileError as error:
             self._num_places = 1
             yield self._failed_file(data, error, context), len(data)
             return
+        file = ReadFile(data, parsed)
         row = 0
         place = next(places, None)
         while place is not None:
@@ -137,7 +153,7 @@ class SplicedInput:
             if following is None:
                 self._num_places = row + 1
             if row >= context.first_row:
-                document = self._document(place, data, row, options, context)
+                document = self._document(place, file, row, options, context)
                 yield document, place.end if following else len(data)
             row, place = row + 1, following
         self._num_places = row
@@ -161,8 +177,8 @@ class SplicedInput:
     def close(self) -> None:
         self._stream.close()
 
-    def _document(self, place: Place, data: bytes, row: int, options: ReadOptions, context: ReadContext) -> Document:
-        raw = data[place.start : place.end]
+    def _document(self, place: Place, file: ReadFile, row: int, options: ReadOptions, context: ReadContext) -> Document:
+        raw = file.data[place.start : place.end]
         # the text may come from another range or depend on the file's encoding, and the name is in the row id
         text_bytes = (place.text or "").encode("utf-8", "surrogatepass")
         hashed = context.digest.copy()
@@ -186,10 +202,10 @@ class SplicedInput:
             row,
             text,
             digest,
-            (data[slice(*place.text_range)] if place.text_range else raw) if context.full else b"",
+            (file.data[slice(*place.text_range)] if place.text_range else raw) if context.full else b"",
             status=status,
             message=message,
-            values=place if context.full else None,
+            values=ReadPlace(place, file) if context.full else None,
             keeps_codes=True,
             codes=place.codes,
         )
@@ -200,28 +216,36 @@ class SplicedWriter:
 
     Whatever `write.on_error` is, a place without a translation keeps its bytes: an empty one would break the document.
 
+    The documents bring the file that they were read from, so it is parsed once for its output.
+
     Args:
         spec: The output.
         file: Receives the bytes.
-        parse: Parses a file of the format.
     """
 
-    def __init__(self, spec: OutputSpec, file: BinaryIO, parse: Parse) -> None:
-        with ByteStream(spec.input) as stream:
-            self._data = _read_file(stream, spec.input.path)
-        self._parsed = parse(self._data)
+    def __init__(self, spec: OutputSpec, file: BinaryIO) -> None:
+        self._spec = spec
         self._stream = open_output(spec, file)
+        self._data: bytes | None = None  # the input, once a document brought it
         self._written_to = 0  # offset in the input up to which the output is written
 
     def write(self, document: Document, row: Row) -> None:
-        place: Place = document.values
-        self._stream.write(self._data[self._written_to : place.start])
-        self._stream.write(document.raw if keeps_source(row) else self._parsed.encode(place, encodable(row.text)))
+        read: ReadPlace = document.values
+        place, data = read.place, read.file.data
+        self._data = data
+        self._write_gap(data, place.start)
+        self._stream.write(document.raw if keeps_source(row) else read.file.parsed.encode(place, encodable(row.text)))
         self._written_to = place.end
 
     def close(self) -> None:
-        self._stream.write(self._data[self._written_to :])
+        if self._data is None:  # the file has no place
+            with ByteStream(self._spec.input) as stream:
+                self._data = _read_file(stream, self._spec.input.path)
+        self._write_gap(self._data, len(self._data))
         self._stream.close()
+
+    def _write_gap(self, data: bytes, end: int) -> None:
+        self._stream.write(data[self._written_to : end])
 
 
 def encodable(text: str) -> str:
@@ -259,7 +283,7 @@ def spliced_format(parse: Parse, **fields: Any) -> Format:
         "addressing": Addressing.START,
         "has_fields": False,
         "open_input": partial(SplicedInput, parse=parse),
-        "open_writer": partial(SplicedWriter, parse=parse),
+        "open_writer": SplicedWriter,
         "count_rows": partial(count_places, parse=parse),
     }
     return Format(**{**shared, **fields})

@@ -12,6 +12,13 @@ from hymt_batch.setting import Environment, Operation
 MAX_SAMPLES = 1000
 
 
+class IfHeld(Enum):
+    """What to do if another run works in the folder."""
+
+    fail = "fail"  # exit 5
+    wait = "wait"  # until it has ended
+
+
 class ProgressMode(Enum):
     """How progress is shown on stderr."""
 
@@ -44,8 +51,14 @@ class LaunchConfig:
     num_threads: Environment[int | None] = None
     workers: Operation[Any] = "auto"
     hang_s: Operation[float] = 1800.0
+    if_held: Operation[IfHeld] = IfHeld.fail
+    on_success: Operation[str | None] = None
+    on_failure: Operation[str | None] = None
+    hook_timeout_s: Operation[float] = 60.0
+    metrics_file: Operation[str | None] = None
 
     def __post_init__(self) -> None:
+        self._check_hooks()
         for name in ("grace_s", "log_every_s"):
             if getattr(self, name) < 0:
                 raise ConfigError(
@@ -90,3 +103,15 @@ class LaunchConfig:
                 f"launch.num_threads={self.num_threads} must be at least 1",
                 fix="Set launch.num_threads=null to leave the choice to torch.",
             )
+
+    def _check_hooks(self) -> None:
+        if not 0 < self.hook_timeout_s <= 86400:
+            raise ConfigError(
+                f"launch.hook_timeout_s={self.hook_timeout_s} must be above 0 and at most 86400 seconds",
+                why="the job ends only after the command",
+                fix="Set launch.hook_timeout_s=60 (the default).",
+            )
+        for name in ("on_success", "on_failure", "metrics_file"):
+            value = getattr(self, name)
+            if value is not None and (not value.strip() or "\0" in value):
+                raise ConfigError(f"launch.{name} is empty", fix=f"Set launch.{name}=null (the default).")

@@ -6,7 +6,7 @@ Every check that is cheap runs here, before the weights are read (`load.py`). Do
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,13 +30,19 @@ CPU_FLOPS = 4e10
 """Rough speed of a CPU in operations per second; a row is predicted to take 40 tokens of 2 operations per parameter."""
 
 
-def prepare_model(config: ModelConfig, device_map: DeviceMapConfig, num_threads: int | None = None) -> PreparedModel:
+def prepare_model(
+    config: ModelConfig,
+    device_map: DeviceMapConfig,
+    num_threads: int | None = None,
+    find_devices: Callable[[], DeviceInventory] | None = None,
+) -> PreparedModel:
     """Verify the files, detect the devices, choose dtype and placement. Reads weights only to hash them.
 
     Args:
         config: The model's settings.
         device_map: Settings of the placement.
         num_threads: CPU threads for torch; None leaves the choice to torch.
+        find_devices: Returns the devices of the machine that will translate; None: those of this one.
 
     Raises:
         PreflightError: The model is missing, incomplete or not supported, or fits no device.
@@ -44,7 +50,7 @@ def prepare_model(config: ModelConfig, device_map: DeviceMapConfig, num_threads:
     folder, commit = model_files.resolve(config.path, config.revision, config.download)
     files = model_files.verify(folder, commit)
     check_libraries(files, config.attention)
-    devices = torch_devices()
+    devices = (find_devices or torch_devices)()
     if num_threads is not None:
         import torch
 

@@ -9,10 +9,10 @@ from hymt_batch import segment
 from hymt_batch.check import assemble
 from hymt_batch.records import Part, Row
 from hymt_batch.run.unit import PartResult
-from hymt_batch.write.output import Output
+from hymt_batch.write.job_output import JobOutput
 
 
-def commit_result(output: Output, result: PartResult) -> list[Row]:
+def commit_result(output: JobOutput, result: PartResult) -> list[Row]:
     """Commit a decoded part, and return the rows that are committed with it: none while runs of its row are missing."""
     part = result.part
     if part.run is not None:
@@ -23,7 +23,7 @@ def commit_result(output: Output, result: PartResult) -> list[Row]:
     return rows
 
 
-def commit_divided_row(output: Output, part: Part) -> list[Row]:
+def commit_divided_row(output: JobOutput, part: Part) -> list[Row]:
     """Join a divided row, whose runs are all committed, and commit it with its copies; return these rows."""
     runs = output.load_runs(part)
     if runs is None:  # another process committed the row in the meantime

@@ -31,7 +31,7 @@ from hymt_batch.run.worker_pool import WorkerPool
 from hymt_batch.run.worker_process import WorkerSpec
 from hymt_batch.signals import StopRequest
 from hymt_batch.write.attempts import MAX_ATTEMPTS
-from hymt_batch.write.output import Output
+from hymt_batch.write.job_output import JobOutput
 
 if TYPE_CHECKING:
     from hymt_batch.model.load import PreparedModel
@@ -49,7 +49,7 @@ class OpenExecutor(Protocol):
         job: TranslateJob,
         model: PreparedModel,
         tokenizer: Tokenizer,
-        output: Output,
+        output: JobOutput,
         stop: StopRequest,
         on_batch: Callable[[int, int], None],
         /,
@@ -60,7 +60,7 @@ def open_executor(
     job: TranslateJob,
     model: PreparedModel,
     tokenizer: Tokenizer,
-    output: Output,
+    output: JobOutput,
     stop: StopRequest,
     on_batch: Callable[[int, int], None],
     kept: KeptModel | None = None,

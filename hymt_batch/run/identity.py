@@ -70,6 +70,9 @@ IDENTITY_RESOLVERS: dict[str, Resolver] = {
         _keys("source", "path", "format", "document", "pattern", "follow_symlinks", "subset", "split", "revision"),
         lambda resolved: {},
     ),
+    "text field": Resolver(
+        ("source.text_field",), lambda resolved: {"source.text_field": resolved.job.source.resolved_text_field}
+    ),
     "model files": Resolver(
         _keys("model", "path", "revision", "family", "dtype"),
         lambda resolved: _under("model", resolved.model),

@@ -160,16 +160,23 @@ class Monitor:
             return
         self._saved_at, progress = now, self._progress
         num_rows, is_estimate = progress.num_rows()
-        self._output.save_progress(
-            RunProgress(
-                self._check.max_error_rate,
-                self._check.max_failed_files,
-                num_rows,
-                is_estimate,
-                progress.share(),
-                progress.eta_s(),
-            )
+        saved = RunProgress(
+            self._check.max_error_rate,
+            self._check.max_failed_files,
+            num_rows,
+            is_estimate,
+            progress.share(),
+            progress.eta_s(),
         )
+        self._output.save_progress(saved)
+        if self._reporter.run_status is not None:
+            self._reporter.run_status.update(
+                saved,
+                rows=progress.rows + progress.kept_rows,
+                files=progress.num_files_done,
+                files_total=progress.num_files,
+                flags=dict(progress.flags),
+            )
 
 
 def sample_pairs(texts: Mapping[int, str | None], rows: Sequence[Row], limit: int) -> list[tuple[str, str]]:

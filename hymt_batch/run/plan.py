@@ -6,7 +6,9 @@ A plan decides what is sent to the model and how it is cut into parts; nothing h
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 from hymt_batch import batch, file_units, manifest, prompt
 from hymt_batch.batch import PartLimits
 from hymt_batch.check import assemble
+from hymt_batch.errors import LeaseError
 from hymt_batch.fs import OS_FS, stat_or_none
+from hymt_batch.launch.settings import IfHeld
 from hymt_batch.model import demo_models
 from hymt_batch.prompt import PromptTemplate
 from hymt_batch.records import PLAN_VERSION, Input
@@ -27,13 +31,17 @@ from hymt_batch.source.input_names import OutputNames
 from hymt_batch.source.inputs import Inputs
 from hymt_batch.source.spool import Spool
 from hymt_batch.write import file_record, identity_versions, output_name
-from hymt_batch.write.output import LeaseTimes, Output
+from hymt_batch.write.claim import REFUSE_TASKS, TaskRule
+from hymt_batch.write.lease import LeaseTimes
+from hymt_batch.write.output import Output
 from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.published_file import InputAccess
 
 if TYPE_CHECKING:
     from hymt_batch.model.load import PreparedModel
     from hymt_batch.schema import TranslateJob
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +111,9 @@ def open_inputs(job: TranslateJob, stop: StopRequest) -> Iterator[Inputs]:
         )
 
 
+WAIT_S = 5.0
+"""Seconds between two looks at a folder in which another run works."""
+
 CHECKS_ENCODING_SINCE = 4
 """Version of the identity since which the encoding of each file of a new job is checked."""
 
@@ -134,9 +145,29 @@ def _has_begun(job: TranslateJob, folder: Path) -> Callable[[Input], bool] | Non
     return has_begun
 
 
-def open_output(job: TranslateJob, plan: Plan, inputs: Inputs) -> Output:
-    """Open the output folder of a job; see `Output.open`."""
-    requested = RequestedJob(
+def open_output(
+    job: TranslateJob, plan: Plan, inputs: Inputs, stop: StopRequest, tasks: TaskRule = REFUSE_TASKS
+) -> Output:
+    """Open the output folder of a job; see `Output.open`. Waits for another run with launch.if_held=wait."""
+    requested, access = requested_job(job, plan, inputs), input_access(job, inputs)
+    lease_times = LeaseTimes(job.launch.lease_ttl_s, job.launch.lease_beat_s)
+    folder, is_waiting = Path(job.output_dir) / str(job.name), False
+    while True:
+        try:
+            return Output.open(folder, requested, access, job.write, lease_times, tasks=tasks)
+        except LeaseError as error:
+            if job.launch.if_held is IfHeld.fail:
+                raise error.replace(fix=f"{error.fix} launch.if_held=wait waits for it.") from None
+            if not is_waiting:
+                log.warning("%s: waiting until it has ended (launch.if_held=wait)", error.what)
+            is_waiting = True
+        time.sleep(WAIT_S)
+        stop.raise_if_requested()
+
+
+def requested_job(job: TranslateJob, plan: Plan, inputs: Inputs) -> RequestedJob:
+    """Return the job that a run asks for."""
+    return RequestedJob(
         manifest.new_job(
             plan.identity,
             inputs.files,
@@ -153,6 +184,8 @@ def open_output(job: TranslateJob, plan: Plan, inputs: Inputs) -> Output:
         skipped=inputs.skipped,
         model_names=demo_models.NAMES,
     )
-    access = InputAccess(inputs.read, inputs.preamble, partial(assemble.shape_row, config=job.check))
-    lease_times = LeaseTimes(job.launch.lease_ttl_s, job.launch.lease_beat_s)
-    return Output.open(Path(job.output_dir) / str(job.name), requested, access, job.write, lease_times)
+
+
+def input_access(job: TranslateJob, inputs: Inputs) -> InputAccess:
+    """Return how the inputs are read a second time, and how rows are shaped."""
+    return InputAccess(inputs.read, inputs.preamble, partial(assemble.shape_row, config=job.check))

@@ -30,11 +30,11 @@ from hymt_batch.source.path_errors import describe_skipped
 from hymt_batch.storage_error import describe_type
 
 if TYPE_CHECKING:
+    from hymt_batch.run.run_status import RunStatus
     from hymt_batch.schema import TranslateJob
     from hymt_batch.write.summary import Summary
 
 log = logging.getLogger(__name__)
-
 
 MAX_EARLY_RECORDS = 1000
 """Messages before the log file is open that are kept for it."""
@@ -63,6 +63,7 @@ class Reporter:
         self.num_warnings = 0
         self.first_warning = ""  # its first line
         self.sample_pairs: list[tuple[str, str]] = []
+        self.run_status: RunStatus | None = None  # where other programs see how the run is going
         self.began_at = time.monotonic() if Reporter._process_has_run else None  # None: with the process
         Reporter._process_has_run = True
         self.bar: tqdm[Any] | None = None
@@ -118,8 +119,7 @@ class Reporter:
         if self.bar is None:
             # tqdm would show nothing on a terminal that reports no size (0 columns)
             size = shutil.get_terminal_size((100, 24))
-            columns = size.columns - 1
-            self.bar = tqdm(desc=text, bar_format="{desc}", ncols=columns, nrows=size.lines, file=sys.stderr)
+            self.bar = tqdm(desc=text, bar_format="{desc}", ncols=size.columns - 1, nrows=size.lines, file=sys.stderr)
         self.bar.set_description_str(text)
 
     def close_bar(self) -> None:
@@ -246,17 +246,15 @@ def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
         tries = ", ".join(f"{step} {count:,}" for step, count in summary.tries.items())
         lines.append(f"  decoded for the codes of a text, by step: {tries}")
     if summary.skipped:
-        files, formats = f"{len(summary.skipped):,} files were", "their formats are"
-        if len(summary.skipped) == 1:
-            files, formats = "1 file was", "its format is"
+        many = f"{len(summary.skipped):,} files were", "their formats are"
+        files, formats = ("1 file was", "its format is") if len(summary.skipped) == 1 else many
         lines.append(f"  {files} skipped, because {formats} not read: {describe_skipped(summary.skipped)}")
         lines.append(f"  listed in {folder / 'manifest.json'}")
     if summary.num_rows_decoded:
-        noun, speed = "text" if texts else "row", f"{summary.num_rows_decoded / seconds:,.1f}"
+        noun = "text" if texts else "row"
+        speed = f"{summary.num_rows_decoded / seconds:,.1f} {noun}s"
         earlier = f", {summary.num_rows_kept:,} from earlier runs" if summary.num_rows_kept else ""
-        lines.append(
-            f"  {plural(summary.num_rows_decoded, noun)} in {format_duration(seconds)} ({speed} {noun}s/s){earlier}"
-        )
+        lines.append(f"  {plural(summary.num_rows_decoded, noun)} in {format_duration(seconds)} ({speed}/s){earlier}")
     else:
         lines.append(_nothing_decoded(summary))
     for source, translation in pairs:
@@ -294,6 +292,8 @@ def format_duration(seconds: float) -> str:
 
 def _nothing_decoded(summary: Summary) -> str:
     """Return the line of a summary that says why a run decoded nothing."""
+    if count := summary.num_shards_merged:
+        return f"  merged from {plural(count, 'shard')}"
     if count := summary.num_files_assembled_again:
         files = "1 file was" if count == 1 else f"{count:,} files were"
         return f"  {files} written again with the new output settings; nothing was decoded"

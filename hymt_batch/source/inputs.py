@@ -14,6 +14,7 @@ from hymt_batch.source import discovery, stream
 from hymt_batch.source.content import ContentCheck
 from hymt_batch.source.input_names import OutputNames
 from hymt_batch.source.language_check import LanguageReport, check_languages
+from hymt_batch.source.planned_shards import SurveyedFile
 from hymt_batch.source.preamble_reader import HasBegun, PreambleCache
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.source.shards import SkippedShard, cut_shards
@@ -96,6 +97,14 @@ class Inputs:
             plan_version=self.plan_version,
             preambles=self._preambles,
         )
+
+    def survey(self) -> Iterator[SurveyedFile]:
+        """Open the files one after the other, for a plan; the caller reads the shards of each before the next one."""
+        left = self._config.limit
+        for input in self.files:
+            file = SurveyedFile(input, self._preambles, self._added_fields, left, self.plan_version)
+            yield file
+            left = file.rows_left
 
     def total_units(self) -> int | None:
         """Return the sum of `end - start` over all shards, or None if it is unknown before the input is read."""

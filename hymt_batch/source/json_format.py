@@ -17,7 +17,7 @@ from hymt_batch.formats.jsonl.shape import JsonShape, Shape, find_shape
 from hymt_batch.formats.text_encoding import HEAD_BYTES, UTF8
 from hymt_batch.formats.text_fields import TextFields
 from hymt_batch.records import Input
-from hymt_batch.source.settings import DEFAULT_TEXT_FIELD, SourceConfig
+from hymt_batch.source.settings import SourceConfig
 
 LINES, ROWS, TREE = (registry.get(name) for name in ("jsonl", "json_rows", "json"))
 MAX_HEAD_BYTES = 1 << 20
@@ -58,7 +58,7 @@ def choose(path: str, compression: str, named: Format, config: SourceConfig) -> 
         return ROWS if is_rows else LINES
     if has_text_field(found, config.text_fields):
         return {Shape.LINES: LINES, Shape.ARRAY: ROWS, Shape.OBJECTS: ROWS}.get(found.shape, TREE)
-    if config.text_fields != (DEFAULT_TEXT_FIELD,) and (found.objects or found.shape is Shape.TEXTS):
+    if config.text_field is not None and (found.objects or found.shape is Shape.TEXTS):
         raise _no_field_error(path, found, config.text_fields)
     return TREE
 

@@ -44,7 +44,7 @@ class SourceConfig:
     path: Identity[Any]
     format: Identity[SourceFormat] = SourceFormat.auto
     pattern: Identity[Any] = None
-    text_field: Identity[Any] = DEFAULT_TEXT_FIELD
+    text_field: Identity[Any] = None
     src_lang_field: Identity[str | None] = None
     tgt_lang_field: Identity[str | None] = None
     limit: Identity[int | None] = None
@@ -83,7 +83,7 @@ class SourceConfig:
             self.pattern = _as_names("pattern", self.pattern)
         self.keys = _as_keys("keys", self.keys)
         self.skip_keys = _as_keys("skip_keys", self.skip_keys)
-        self.text_field = _as_fields(self.text_field)
+        self.text_field = None if self.text_field is None else _as_fields(self.text_field)
         if self.limit is not None and self.limit < 1:
             raise ConfigError(
                 f"source.limit={self.limit} must be at least 1 row", fix="Set source.limit=null for every row."
@@ -137,8 +137,14 @@ class SourceConfig:
         return [] if self.pattern is None else [self.pattern] if isinstance(self.pattern, str) else self.pattern
 
     @property
+    def resolved_text_field(self) -> str | list[str]:
+        """The name of the field, or the names of several."""
+        return DEFAULT_TEXT_FIELD if self.text_field is None else self.text_field
+
+    @property
     def text_fields(self) -> tuple[str, ...]:
-        return (self.text_field,) if isinstance(self.text_field, str) else tuple(self.text_field)
+        names = self.resolved_text_field
+        return (names,) if isinstance(names, str) else tuple(names)
 
     @property
     def lang_fields(self) -> tuple[str | None, str | None]:
@@ -168,7 +174,7 @@ def _as_keys(key: str, value: Any) -> list[str] | None:
 
 def _as_fields(value: Any) -> str | list[str]:
     """Return the names of text fields; a list of one name is that name."""
-    if value is None or value == "":
+    if value == "":
         raise ConfigError("source.text_field is empty", fix="Set source.text_field=text (the default).")
     names = _as_names("text_field", value)
     if isinstance(names, str):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from hymt_batch.formats import registry
 from hymt_batch.formats.field_rows import ends_row
-from hymt_batch.formats.format import Kind
+from hymt_batch.formats.format import Addressing, Kind
 from hymt_batch.formats.language_sample import LanguageSample
 from hymt_batch.formats.long_rows import InputRereader
 from hymt_batch.formats.row_reader import ReadContext, Rows, ShardHasher
@@ -114,7 +114,7 @@ def cut_shards(
     for input in inputs:
         if left is not None and left <= 0:
             return
-        file = _FileCutter(input, preambles, reserved, left, plan_version)
+        file = FileCutter(input, preambles, reserved, left, plan_version)
         try:
             index = 0
             while not file.exhausted:
@@ -129,7 +129,7 @@ def cut_shards(
             file.close()
 
 
-class _FileCutter:
+class FileCutter:
     """A position in one file, from which the next shard is either skipped or read."""
 
     def __init__(
@@ -139,7 +139,18 @@ class _FileCutter:
         reserved: tuple[str, ...],
         rows_left: int | None,
         plan_version: int,
+        new_hasher: Callable[[bytes], ShardHasher] = ShardHasher,
     ) -> None:
+        """Open a file at its first row.
+
+        Args:
+            input: The file.
+            preambles: Preambles of the job's inputs.
+            reserved: Fields that the output adds; see row_reader.ReadContext.
+            rows_left: Rows from here on that are within source.limit; None for all.
+            plan_version: Version of the job's plan; see records.PLAN_VERSION.
+            new_hasher: Makes the hash of the shards, given the header of the file.
+        """
         self.plan_version, self._num_selected = plan_version, rows_left
         self._is_whole = registry.of_input(input).kind is Kind.SPLICED  # is read to its end, whatever source.limit is
         self.input, self.config, self.reserved, self.rows_left = input, preambles.config, reserved, rows_left
@@ -149,7 +160,7 @@ class _FileCutter:
             opened.pop_all()  # no error: keep the file open
         self.cursor, self.next_row, self.exhausted = self.preamble.num_bytes, 0, False
         self._rows_before = 0  # rows before the cursor; `next_row` counts their documents
-        self._hasher = ShardHasher(self.preamble.header)
+        self._hasher = new_hasher(self.preamble.header)
         self._rows: Rows | None = None
 
     def read_shard(self, index: int, shard_rows: int, shard_bytes: int) -> Shard:
@@ -168,6 +179,21 @@ class _FileCutter:
         return Shard(
             self.input, index, first_row, documents, start, self.cursor, self._hasher.take_hash(), self.exhausted
         )
+
+    @property
+    def can_seek(self) -> bool:
+        """True if reading can begin at any shard, given its record."""
+        has_cursors = registry.of_input(self.input).addressing is not Addressing.START
+        return has_cursors and not self.preamble.text_fields  # else a record does not tell how many rows it has
+
+    def seek(self, record: ShardRecord) -> None:
+        """Move to the first row of a shard, without reading what comes before it; see `can_seek`."""
+        if (record.start, record.first_row) == (self.cursor, self.next_row):
+            return
+        self._close_rows()
+        if self.rows_left is not None:
+            self.rows_left = max(0, self.rows_left + self._rows_before - record.first_row)
+        self.cursor, self.next_row, self._rows_before = record.start, record.first_row, record.first_row
 
     def skip(self, record: ShardRecord) -> bool:
         """Move past a finished shard if its bytes are unchanged; return whether they are."""

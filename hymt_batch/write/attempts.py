@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from hymt_batch import manifest
@@ -20,20 +21,29 @@ from hymt_batch.write.part import name_of, shard_name
 MAX_ATTEMPTS = 3
 """How often decoding a part may end its process before it is decoded in smaller pieces in a separate process."""
 
-_MARKER_NAME = re.compile(r"([0-9a-f]{16}-s\d{7,}-p\d{5,}(?:-r\d{5,})?)\.(\d{1,4})")
+_MARKER_NAME = re.compile(r"(([0-9a-f]{16})-s(\d{7,})-p\d{5,}(?:-r\d{5,})?)\.(\d{1,4})")
 
 
 class AttemptMarkers:
     """The attempt markers of one output folder."""
 
-    def __init__(self, fs: Fs, folder: Path) -> None:
+    def __init__(self, fs: Fs, folder: Path, is_own: Callable[[str, int], bool] | None = None) -> None:
+        """Read the markers of earlier runs.
+
+        Args:
+            fs: The file system.
+            folder: The output folder.
+            is_own: Returns whether a shard (file id, index) is one of this process; None: all are. What another task
+                is decoding is no failed attempt.
+        """
         self._fs, self._folder = fs, manifest.state_folder(folder) / "attempts"
         self._markers: dict[str, set[int]] = {}  # part key -> attempts, of earlier runs and of this one
         self._own_markers: dict[str, set[int]] = {}
         self._folder_created = False
         for name in list_names(fs, self._folder):
-            if match := _MARKER_NAME.fullmatch(name):
-                self._markers.setdefault(match[1], set()).add(int(match[2]))
+            match = _MARKER_NAME.fullmatch(name)
+            if match and (is_own is None or is_own(match[2], int(match[3]))):
+                self._markers.setdefault(match[1], set()).add(int(match[4]))
 
     @property
     def needs_isolation(self) -> bool:

@@ -12,24 +12,36 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hymt_batch import fs as files
 from hymt_batch import manifest
 from hymt_batch.errors import LeaseError, StoppedError
 from hymt_batch.fs_protocol import Fs
+from hymt_batch.write.lease_file import bid_path, read_bytes, take_over, write_tmp
 from hymt_batch.write.lease_holder import LeaseHolder, current_process, is_alive, parse_holder
 
 log = logging.getLogger(__name__)
 
-MAX_BYTES = 1 << 16  # most bytes read of a lease file; ours has a few hundred
+
+@dataclass(frozen=True, slots=True)
+class LeaseTimes:
+    """Times of the lease."""
+
+    ttl_s: float = 180.0
+    """Seconds without a heartbeat after which a holder is considered dead; 0 disables the lease, for runs that
+    something else keeps apart. Two runs with the same settings would only do the same work twice."""
+
+    beat_s: float = 20.0
+    """Seconds between two heartbeats."""
+
+
+DEFAULT_TIMES = LeaseTimes()
 
 
 @functools.lru_cache(maxsize=64)
@@ -39,35 +51,15 @@ def lease_path(folder: Path) -> Path:
 
 def read(fs: Fs, folder: Path) -> LeaseHolder | None:
     """Return the holder; None if there is no lease or it cannot be read (an unreadable lease has no effect)."""
-    return parse_holder(_read_lease_bytes(fs, folder) or b"")
-
-
-def _read_lease_bytes(fs: Fs, folder: Path) -> bytes | None:
-    """Return the raw lease file; None if there is none, b"" if it cannot be read."""
-    return _read_bytes(fs, lease_path(folder))
-
-
-def _read_bytes(fs: Fs, path: Path) -> bytes | None:
-    try:
-        return fs.read(path, 0, MAX_BYTES)
-    except FileNotFoundError:
-        return None
-    except OSError:
-        return b""
-
-
-def _write_tmp(fs: Fs, folder: Path, holder: LeaseHolder) -> Path:
-    tmp = lease_path(folder).with_name(f".tmp-job.json-{uuid.uuid4().hex}")
-    files.write_new(fs, tmp, manifest.canonical_json(asdict(holder)))
-    return tmp
+    return parse_holder(read_bytes(fs, lease_path(folder)) or b"")
 
 
 class Lease:
     """A lease held from `acquire` until `release`; a background thread renews it."""
 
-    def __init__(self, fs: Fs, folder: Path, holder: LeaseHolder, ttl_s: float, beat_s: float) -> None:
+    def __init__(self, fs: Fs, path: Path, holder: LeaseHolder, ttl_s: float, beat_s: float, what: str) -> None:
         self.epoch = holder.epoch
-        self._fs, self._folder, self._holder, self._ttl_s = fs, folder, holder, ttl_s
+        self._fs, self._path, self._holder, self._ttl_s, self._what = fs, path, holder, ttl_s, what
         self._refreshed_at, self._lost_reason, self._stop, self._lock = (
             time.monotonic(),
             "",
@@ -89,17 +81,17 @@ class Lease:
                 if not self._is_mine():
                     return
                 self._holder = replace(self._holder, beat=self._holder.beat + 1)
-                self._fs.rename(_write_tmp(self._fs, self._folder, self._holder), lease_path(self._folder))
+                self._fs.rename(write_tmp(self._fs, self._path, self._holder), self._path)
                 self._refreshed_at = time.monotonic()
             except OSError as error:
                 log.warning("lease beat=%d error=%s", self._holder.beat, error.strerror)
 
     def _is_mine(self) -> bool:
-        data = _read_lease_bytes(self._fs, self._folder) or b""
+        data = read_bytes(self._fs, self._path) or b""
         if data and data == self._own_bytes:  # parsing costs more than comparing, and every file is checked
             return True
         holder = parse_holder(data)
-        if holder is None and files.stat_or_none(self._fs, lease_path(self._folder)) is not None:
+        if holder is None and files.stat_or_none(self._fs, self._path) is not None:
             return True  # cannot be read at the moment; the next heartbeat overwrites it
         if holder is None:
             self._lost_reason = "its file was removed"
@@ -127,7 +119,7 @@ class Lease:
             )
         if self._lost_reason:
             raise StoppedError(
-                f"the lease on {self._folder} is lost",
+                f"the {self._what} is lost",
                 why=self._lost_reason,
                 fix="This run commits nothing more; everything committed is kept. Run the same command again to "
                 "continue.",
@@ -138,55 +130,9 @@ class Lease:
         self._stop.set()
         self._thread.join(timeout=2.0)
         with contextlib.suppress(OSError):
-            holder = read(self._fs, self._folder)
+            holder = parse_holder(read_bytes(self._fs, self._path) or b"")
             if holder is not None and holder.owner == self._holder.owner:
-                self._fs.unlink(lease_path(self._folder))
-
-
-def _take_over(fs: Fs, folder: Path, stale: bytes, me: LeaseHolder) -> bool:
-    """Replace a stale lease with ours; False if another process is doing so or already did.
-
-    A claim decides which of several racing processes may do it: a hard link to our lease file, named after the digest
-    of the stale lease. The winner renames its file over the lease if that is still the stale one, so the folder always
-    has a lease.
-    """
-    claim = lease_path(folder).with_name(f"stale-{hashlib.sha256(stale).hexdigest()[:32]}")
-    tmp = _write_tmp(fs, folder, me)
-    if not _claim(fs, tmp, claim, me):
-        files.remove(fs, tmp)
-        return False
-    try:
-        with contextlib.suppress(FileNotFoundError):  # another process got the lease and removed our file
-            if _read_lease_bytes(fs, folder) == stale:
-                fs.rename(tmp, lease_path(folder))
-                return True
-        return False
-    finally:
-        files.remove(fs, claim)
-        files.remove(fs, tmp)
-
-
-def _claim(fs: Fs, tmp: Path, claim: Path, me: LeaseHolder) -> bool:
-    """Claim a stale lease. A claim left by a process that was killed is removed first."""
-    for _ in range(2):
-        try:
-            fs.link(tmp, claim)
-            return True
-        except OSError as error:
-            if error.errno in files.LINK_UNSUPPORTED_ERRNOS:
-                return True
-        claimant = parse_holder(_read_bytes(fs, claim) or b"")
-        if claimant is None or is_alive(claimant, me) is not False:
-            return claimant is not None and claimant.owner == me.owner  # the call failed, but the link may exist
-        files.remove(fs, claim)
-    return False
-
-
-def _remove_claims(fs: Fs, folder: Path) -> None:
-    lease_folder = lease_path(folder).parent
-    for name in files.list_names(fs, lease_folder):
-        if name.startswith("stale-"):
-            files.remove(fs, lease_folder / name)
+                self._fs.unlink(self._path)
 
 
 def acquire(
@@ -212,53 +158,85 @@ def acquire(
     Raises:
         LeaseError: Another process holds the lease and is alive.
     """
+    try:
+        path, what = lease_path(folder), f"lease on {folder}"
+        return acquire_at(fs, path, what, ttl_s=ttl_s, beat_s=beat_s, me=me, clock=clock, sleep=sleep)
+    except HeldError as held:
+        holder = held.holder
+        raise LeaseError(
+            f"{folder} is in use by process {holder.pid} on {holder.host}, since {holder.since}",
+            why="two runs of one job would do the same work twice",
+            fix=f"Wait for it, stop it (kill {holder.pid} on {holder.host}), or set name=ANOTHER for a second job.",
+        ) from None
+
+
+class HeldError(Exception):
+    """Another process holds a lease and is alive."""
+
+    def __init__(self, holder: LeaseHolder) -> None:
+        super().__init__(holder)
+        self.holder = holder
+
+
+def acquire_at(
+    fs: Fs,
+    path: Path,
+    what: str,
+    *,
+    ttl_s: float,
+    beat_s: float,
+    me: LeaseHolder | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Lease:
+    """Take a lease whose file is at a path, in a folder that exists; `what` is what messages call it. See `acquire`.
+
+    Raises:
+        HeldError: Another process holds the lease and is alive.
+    """
     me = me or current_process()
     seen: bytes | None = None
     since, waiting = clock(), False
     while True:
-        raw = _read_lease_bytes(fs, folder)
+        raw = read_bytes(fs, path)
         if raw is None:
-            if _create(fs, folder, me):
-                return Lease(fs, folder, me, ttl_s, beat_s)
+            if _create(fs, path, me):
+                return Lease(fs, path, me, ttl_s, beat_s, what)
             continue
         holder = parse_holder(raw)
         alive = is_alive(holder, me) if holder else None
         if holder and alive is not False and (alive or (seen is not None and raw != seen)):
-            raise LeaseError(
-                f"{folder} is in use by process {holder.pid} on {holder.host}, since {holder.since}",
-                why="two runs of one job would do the same work twice",
-                fix=f"Wait for it, stop it (kill {holder.pid} on {holder.host}), or set name=ANOTHER for a second job.",
-            )
+            raise HeldError(holder)
         if raw != seen:
             seen, since = raw, clock()
         if alive is False or clock() - since >= ttl_s:
             successor = replace(me, epoch=holder.epoch + 1 if holder else 1)
-            if _take_over(fs, folder, raw, successor):
+            if take_over(fs, path, raw, successor):
                 if holder:
                     log.warning("lease taken_over_from_pid=%d host=%s", holder.pid, holder.host)
                 else:
                     log.warning("lease taken over: it could not be read, and no process renewed it")
-                return Lease(fs, folder, successor, ttl_s, beat_s)
-            if clock() - since >= 2 * ttl_s:  # a process was killed while it held a claim on the lease
-                _remove_claims(fs, folder)
+                return Lease(fs, path, successor, ttl_s, beat_s, what)
+            if clock() - since >= 2 * ttl_s:  # a process was killed after its bid for the lease
+                files.remove(fs, bid_path(path, raw))
         if not waiting:
-            _report_wait(folder, holder, ttl_s)
+            _report_wait(path, holder, ttl_s)
             waiting = True
         sleep(min(max(beat_s / 2, 0.05), ttl_s))
 
 
-def _create(fs: Fs, folder: Path, me: LeaseHolder) -> bool:
+def _create(fs: Fs, path: Path, me: LeaseHolder) -> bool:
     """Create a lease where there is none; False if another process was faster."""
-    tmp, is_ours = _write_tmp(fs, folder, me), False
+    tmp, is_ours = write_tmp(fs, path, me), False
     with contextlib.suppress(FileNotFoundError):  # another process got the lease and removed our file
-        is_ours = files.publish(fs, tmp, lease_path(folder))
+        is_ours = files.publish(fs, tmp, path)
     files.remove(fs, tmp)
     if is_ours:
-        fs.fsync_dir(lease_path(folder).parent)
+        fs.fsync_dir(path.parent)
     return is_ours
 
 
-def _report_wait(folder: Path, holder: LeaseHolder | None, ttl_s: float) -> None:
+def _report_wait(path: Path, holder: LeaseHolder | None, ttl_s: float) -> None:
     """Log that this run watches the lease of another one."""
     if holder:
         log.warning("lease held_by_pid=%d host=%s watching_for_s=%.0f", holder.pid, holder.host, ttl_s)
@@ -266,6 +244,6 @@ def _report_wait(folder: Path, holder: LeaseHolder | None, ttl_s: float) -> None
     log.warning(
         "%s cannot be read, so this run cannot check whether its holder is alive: watching it for %.0f s. "
         "If no other run uses this folder, stop this run, remove the file and run again",
-        lease_path(folder),
+        path,
         ttl_s,
     )

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from hymt_batch import file_units, manifest
@@ -18,32 +18,31 @@ from hymt_batch.errors import DeviceError, ExitCode, HymtError, MissingError, Pr
 from hymt_batch.fs import OS_FS
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
-from hymt_batch.records import Input, Part, Row, Shard, ShardRecord, Translation
+from hymt_batch.records import Input, Part, Shard, ShardRecord
 from hymt_batch.storage_error import output_folder_error
 from hymt_batch.write import (
+    claim,
     cleanup,
-    identity_versions,
     input_locations,
     lease,
     manifest_only,
-    output_settings,
     ownership,
     path_check,
-    published_file,
     run_progress,
+    shard_plan,
     stop_reason,
 )
 from hymt_batch.write.attempts import AttemptMarkers
 from hymt_batch.write.changed_inputs import changed_files, describe_changes
+from hymt_batch.write.claim import REFUSE_TASKS, TaskRule
 from hymt_batch.write.input_changes import input_changed_error
-from hymt_batch.write.lease import Lease
+from hymt_batch.write.job_output import JobOutput
+from hymt_batch.write.lease import DEFAULT_TIMES, Lease, LeaseTimes
 from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.part import make_shard_record
-from hymt_batch.write.part_store import PartStore
 from hymt_batch.write.published_file import InputAccess
 from hymt_batch.write.publisher import Publisher
 from hymt_batch.write.run_progress import RunProgress
-from hymt_batch.write.run_store import RowSegments
 from hymt_batch.write.settings import WriteConfig
 from hymt_batch.write.storage import DurableFolders, check_space, check_storage
 from hymt_batch.write.summary import Summary, summarize
@@ -51,19 +50,7 @@ from hymt_batch.write.summary import Summary, summarize
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseTimes:
-    """Times of the lease."""
-
-    ttl_s: float = 180.0
-    """Seconds without a heartbeat after which a holder is considered dead; 0 disables the lease, for runs that
-    something else keeps apart. Two runs with the same settings would only do the same work twice."""
-
-    beat_s: float = 20.0
-    """Seconds between two heartbeats."""
-
-
-class Output:
+class Output(JobOutput):
     """An output folder, leased by this process until the end of the `with` block: commit parts, publish files."""
 
     def __init__(
@@ -77,17 +64,12 @@ class Output:
         held_lease: Lease | None,
     ) -> None:
         """Use `open`."""
-        self.folder = folder
-        self.identity = identity_versions.upgrade(job.identity, requested.job.identity)  # with this version's keys
-        self.attempts = AttemptMarkers(fs, folder)
-        self._config = config = output_settings.config_of_folder(config, job)
-        self._job, self._inputs, self._fs = job, requested.job.inputs, fs
-        self._access = access
-        self._redo, self._skipped = requested.on_input_change == "redo", requested.skipped
-        self._lease, self._exited, self._opened_at = held_lease, False, time.monotonic()
         check_lease, epoch = (held_lease.check, held_lease.epoch) if held_lease else (_no_lease, 0)
-        self._store = PartStore(fs, folder, job.identity_sha256, redo=self._redo, check_lease=check_lease, epoch=epoch)
-        self._publisher = Publisher(fs, folder, job, self._inputs, config, access, self._store, check_lease)
+        super().__init__(folder, job, requested, access, config, fs, check_lease, epoch)
+        self.attempts = AttemptMarkers(fs, folder)
+        self._skipped = requested.skipped
+        self._lease, self._exited, self._opened_at = held_lease, False, time.monotonic()
+        self._publisher = Publisher(fs, folder, job, self._inputs, self._config, access, self._store, check_lease)
         self._bare_manifest: JsonDict | None = None  # manifest of a finished job without .hymt state
         self._is_new = job is requested.job  # this run created it: nothing is committed that it did not commit itself
         self._num_assembled_again = 0
@@ -99,8 +81,9 @@ class Output:
         requested: RequestedJob,
         access: InputAccess,
         config: WriteConfig,
-        lease_times: LeaseTimes = LeaseTimes(),
+        lease_times: LeaseTimes = DEFAULT_TIMES,
         fs: Fs = OS_FS,
+        tasks: TaskRule = REFUSE_TASKS,
     ) -> Output:
         """Check that the folder belongs to this job, take the lease and load what is already committed.
 
@@ -113,6 +96,7 @@ class Output:
             config: How translations are stored.
             lease_times: Times of the lease.
             fs: The file system.
+            tasks: What to do about tasks that work on shards of the folder.
 
         Raises:
             IdentityError: The folder belongs to a job with other settings.
@@ -120,8 +104,8 @@ class Output:
             LeaseError: Another process uses the folder.
             PreflightError: The file system cannot hold the output.
         """
-        fs, inputs = fs.within(folder), requested.job.inputs
-        path_check.check_names(inputs, folder)
+        fs = fs.within(folder)
+        path_check.check_names(requested.job.inputs, folder)
         held_lease: Lease | None = None
         is_prepared = False
         try:
@@ -129,9 +113,9 @@ class Output:
             is_prepared = True
             if lease_times.ttl_s > 0:
                 held_lease = lease.acquire(fs, folder, ttl_s=lease_times.ttl_s, beat_s=lease_times.beat_s)
-            stop_reason.clear(fs, folder)
             if held_lease:
-                cleanup.remove_leftovers(fs, folder, inputs)
+                _tidy(fs, folder, requested, tasks, lease_times)
+            stop_reason.clear(fs, folder)
             check_storage(fs, folder)
             job = ownership.create_or_open_job(
                 fs, folder, requested, lambda job: _check_change(fs, folder, job, requested, access, config)
@@ -140,8 +124,7 @@ class Output:
                 job = _separate_changed_files(fs, folder, job, requested.job.inputs, access)
             output = cls(folder, job, requested, access, config, fs, held_lease)
             output._load_committed()
-            if not output.is_complete:  # else nothing is decoded in it
-                _report_environment(job.environment, requested.job.environment)
+            output._report_environment(requested.job.environment)
             return output
         except BaseException as error:
             reported_error = error
@@ -166,6 +149,11 @@ class Output:
             path_check.check_writable(fs, folder, open_inputs)
         if not self._publisher.is_finished:
             input_locations.save(fs, folder, self._inputs, self._skipped)
+
+    def _report_environment(self, current: JsonDict) -> None:
+        """Log how the environment differs from that of the job's first run, if anything is decoded in it."""
+        if not self.is_complete:
+            _report_environment(self._job.environment, current)
 
     def __enter__(self) -> Output:
         return self
@@ -234,10 +222,6 @@ class Output:
             self._num_assembled_again = count
             log.info("assembled files=%d again with the new output settings: nothing was decoded", count)
 
-    def is_one_line(self, input: Input) -> bool:
-        """True if the output format of an input cannot hold a line break inside a translation."""
-        return published_file.is_one_line(input, self._config, self._access.preamble(input))
-
     def units(self) -> Iterator[list[Input]]:
         """Yield the files of each unit, in order; see `file_units.group`."""
         return file_units.group(self._inputs, self._job.units)
@@ -261,40 +245,9 @@ class Output:
         if not self._publisher.is_published(part.shard.input):
             if self._has_nothing_of(part.shard.input):
                 return False
-            return self._store.runs.has(part) if part.run else self._store.has(part)
+            return super().has(part)
         self._publisher.check_shard(part.shard, redo=self._redo)
         return True
-
-    def make_folders(self, inputs: Sequence[Input]) -> None:
-        """Create the state folders of files that are about to be committed; see `PartStore.make_folders`."""
-        self._store.make_folders(inputs)
-
-    def commit(
-        self,
-        part: Part,
-        rows: Sequence[Row],
-        environment: JsonDict,
-        degraded: Sequence[str] = (),
-        other_environments: Sequence[JsonDict] = (),
-    ) -> None:
-        """Commit a part; see `PartStore.commit`."""
-        self._store.commit(part, rows, environment, degraded, other_environments)
-        self.attempts.end(part)
-
-    def commit_run(
-        self, part: Part, translations: Sequence[Translation], environment: JsonDict, degraded: Sequence[str] = ()
-    ) -> None:
-        """Commit a run of a divided row; see `RunStore.commit`."""
-        self._store.runs.commit(part, translations, environment, degraded)
-        self.attempts.end(part)
-
-    def has_all_runs(self, part: Part) -> bool:
-        """True if all runs of a divided row are known to be committed; `part` is the part of the row."""
-        return self._store.runs.has_all(part)
-
-    def load_runs(self, part: Part) -> RowSegments | None:
-        """Read all runs of a divided row, to join it; see `PartStore.load_runs`."""
-        return self._store.load_runs(part)
 
     def finish_shard(self, shard: Shard) -> None:
         """Mark a shard whose parts are all committed as complete; the last shard of a file publishes it. Idempotent."""
@@ -307,11 +260,6 @@ class Output:
                 fix="Run the same command again to translate them.",
             )
         self.finish_skipped_shard(shard.input, make_shard_record(shard))
-
-    def finish_if_complete(self, shard: Shard) -> None:
-        """Finish a shard if its last part is committed; see `finish_shard`."""
-        if self._store.has_all(shard):
-            self.finish_shard(shard)
 
     def finish_skipped_shard(self, input: Input, record: ShardRecord) -> None:
         """Do what `finish_shard` does, for a shard that was skipped because `shard_record` returned its record."""
@@ -334,6 +282,7 @@ class Output:
         self._publisher.finish(self._skipped)
         self.attempts.clear()
         stop_reason.clear(self._fs, self.folder)
+        claim.clear(self._fs, self.folder)  # of tasks that came late: all that they work on is published
         for input in self._inputs:  # last, because nothing needs the parts from here on
             if self._config.keep_rows and not self._store.can_have_parts(input):
                 continue
@@ -357,6 +306,19 @@ def _prepare_folder(fs: Fs, folder: Path, requested: RequestedJob, access: Input
     for name in (".hymt/lease", ".hymt/quarantine", "translated"):
         folders.ensure(folder / name)
     return folder
+
+
+def _tidy(fs: Fs, folder: Path, requested: RequestedJob, tasks: TaskRule, lease_times: LeaseTimes) -> None:
+    """Deal with the tasks that work in a folder, and remove what killed processes left; the caller holds the lease.
+
+    Raises:
+        LeaseError: Tasks work in the folder, and `tasks` refuses to work beside them.
+    """
+    tasks.settle(fs, folder, lease_times.ttl_s, lease_times.beat_s)
+    if not tasks.ignore:
+        cleanup.remove_leftovers(fs, folder, requested.job.inputs)
+    if requested.overwrite or requested.on_input_change == "redo":
+        shard_plan.discard(fs, folder)  # first, so that no task begins by it
 
 
 def _check_change(

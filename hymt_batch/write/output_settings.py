@@ -24,7 +24,7 @@ from hymt_batch.write.settings import WriteConfig
 log = logging.getLogger(__name__)
 
 MIN_LOGPROB = "check.min_logprob"
-REVIEW = "write.review"
+REVIEW, WRAP_CUES = "write.review", "write.wrap_cues"
 
 
 def settings_of(job: JobRecord) -> JsonDict:
@@ -45,8 +45,11 @@ def differences(job: JobRecord, requested: JobRecord) -> list[tuple[str, Any, An
 
 
 def config_of_folder(config: WriteConfig, job: JobRecord) -> WriteConfig:
-    """Return how the files of a job are written: one of a version without review/ goes on without it."""
-    return config if REVIEW in job.output_settings else replace(config, review=False)
+    """Return how the files of a job are written: one of a version without a list or a layout goes on without it."""
+    recorded = job.output_settings
+    return replace(
+        config, review=config.review and REVIEW in recorded, wrap_cues=config.wrap_cues and WRAP_CUES in recorded
+    )
 
 
 def reason_against_change(fs: Fs, folder: Path, job: JobRecord, requested: JobRecord) -> str:

@@ -28,6 +28,7 @@ from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JsonDict
 from hymt_batch.records import UNLISTED_STATUSES, Document, Input, Preamble, Row, ShardRecord, Status
 from hymt_batch.storage_error import write_error
+from hymt_batch.write import place_row
 from hymt_batch.write.error_line import error_line
 from hymt_batch.write.input_changes import (
     RowRanges,
@@ -202,6 +203,7 @@ def _documents_and_rows(assembly: Assembly, tally: Tally) -> Iterator[tuple[Docu
     one_line = is_one_line(assembly.input, assembly.config, preamble)
     target = registry.get(out_format(assembly.input, assembly.config))
     encoding = output_encoding(preamble, target, assembly.config)
+    fit_lines = registry.of_input(assembly.input).fit_lines if assembly.config.wrap_cues and not one_line else None
     can_escape = target.escapes_characters or bool(preamble.text_fields)  # several texts are an object in JSON
     last_document: Document | None = None
     for record in assembly.shards:
@@ -214,8 +216,10 @@ def _documents_and_rows(assembly: Assembly, tally: Tally) -> Iterator[tuple[Docu
                 changed_rows.add(changed_row(document, row.row_index, last_document))
             elif not changed_rows.ranges:  # after a changed row keep reading, to name all of them, but write nothing
                 shaped_row = assembly.access.shape_row(document, row, one_line)
+                if fit_lines is not None and shaped_row.text:
+                    shaped_row = place_row.with_fitting_lines(document, shaped_row, fit_lines)
                 if target.can_hold is not None and shaped_row.text and not target.can_hold(document, shaped_row.text):
-                    shaped_row = _source_kept(shaped_row)
+                    shaped_row = place_row.with_source_kept(shaped_row)
                 if shaped_row.status is not row.status:
                     tally.move(row.status, shaped_row.status)
                 if encoding and shaped_row.text:
@@ -228,13 +232,6 @@ def _documents_and_rows(assembly: Assembly, tally: Tally) -> Iterator[tuple[Docu
         raise input_changed_error(f"{name} {changed_rows}")
     if (extra := next(documents, None)) is not None:
         raise input_changed_error(f"{name} has more rows after row {file_row(extra)}")
-
-
-def _source_kept(row: Row) -> Row:
-    """Return the error row of a place that cannot hold its translation."""
-    message = "the translation would change the structure of the document"
-    flags = row.flags if "source_kept" in row.flags else (*row.flags, "source_kept")
-    return replace_fields(row, status=Status.GENERATION_ERROR, text="", flags=flags, message=message)
 
 
 def _encodable_row(row: Row, encoding: str, tally: Tally, *, can_escape: bool) -> Row:

@@ -43,6 +43,7 @@ class WriteConfig:
     meta_field: Output[str] = "hymt"
     row_group_rows: Output[int] = 65536
     fuzzy: Output[bool] = False
+    wrap_cues: Output[bool] = True
     keep_rows: Operation[bool] = True
     min_free: Operation[Any] = "auto"
 

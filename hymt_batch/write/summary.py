@@ -66,6 +66,7 @@ class Summary:
     failed: tuple[FailedFile, ...] = ()  # files that are not of their formats
     reviews: Sequence[Path] = ()  # lists of flagged rows
     num_files_assembled_again: int = 0  # with new output settings, by this run, without decoding
+    num_shards_merged: int = 0  # translated by tasks, and published by this run
 
 
 def summarize(folder: Path, records: Sequence[JsonDict], seconds: float, num_rows_decoded: int) -> Summary:

@@ -24,7 +24,8 @@ from hymt_batch.records import Document, Input, Part, Preamble, Prompt, Row, Seg
 from hymt_batch.source import stream
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.write import identity_versions
-from hymt_batch.write.output import LeaseTimes, Output
+from hymt_batch.write.lease import LeaseTimes
+from hymt_batch.write.output import Output
 from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.published_file import InputAccess
 from hymt_batch.write.settings import WriteConfig

@@ -30,7 +30,7 @@ from hymt_batch.run.commit_result import commit_result
 from hymt_batch.run.unit import Unit
 from hymt_batch.run.unit_reader import GetRecord, read_units
 from hymt_batch.source.shards import SkippedShard
-from hymt_batch.write import identity_versions, lease
+from hymt_batch.write import claim, identity_versions, lease, lease_holder
 from hymt_batch.write.lease_holder import LeaseHolder
 from hymt_batch.write.output import Output
 from hymt_batch.write.settings import WriteConfig
@@ -111,6 +111,9 @@ def simulated() -> Iterator[None]:
         (manifest, "datetime", SimpleNamespace(now=lambda zone: SimpleNamespace(isoformat=lambda timespec: "today"))),
         (lease, "current_process", holder),
         (lease, "acquire", functools.partial(lease.acquire, clock=clock, sleep=clock.sleep)),
+        (lease, "acquire_at", functools.partial(lease.acquire_at, clock=clock, sleep=clock.sleep)),
+        (lease_holder, "current_process", holder),
+        (claim, "settle", functools.partial(claim.settle, clock=clock, sleep=clock.sleep)),
         (lease, "threading", SimpleNamespace(Thread=_NoThread, Event=threading.Event, Lock=threading.Lock)),
         (files, "RETRY_DELAYS_S", (0.0, 0.0)),
         (files, "time", SimpleNamespace(sleep=clock.sleep)),

@@ -6,6 +6,7 @@ import re
 
 _LETTER = re.compile(r"[^\W\d_]")
 _MAY_BE_CODE = re.compile(r"[{<%$&@#/:(]")
+_TWO_WORDS = re.compile(r"\s*(?!rgb|hsl)[^\s(]+\s+\S")
 # the whole string is one of these
 _ADDRESS = re.compile(
     r"\s*(?:[A-Za-z][A-Za-z0-9+.-]{1,30}://\S+|//[\w.-]+\.\w+\S*|www\.\S+|(?:mailto|tel|data|javascript):\S+"
@@ -22,8 +23,12 @@ _CODE = re.compile(
 
 def has_words(text: str) -> bool:
     """Return whether a string has a letter outside of codes, and is not an address or a colour as a whole."""
-    if _LETTER.search(text) is None:
+    letter = _LETTER.search(text)
+    if letter is None:
         return False
-    if _MAY_BE_CODE.search(text) is None and not text.startswith("www."):
+    code = _MAY_BE_CODE.search(text)
+    if code is None and not text.startswith("www."):
         return True
+    if code is not None and letter.start() < code.start() and _TWO_WORDS.match(text):
+        return True  # the letter is before all codes, and no address is more than a word
     return _ADDRESS.fullmatch(text) is None and _LETTER.search(_CODE.sub("", text)) is not None

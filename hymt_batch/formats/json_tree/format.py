@@ -11,6 +11,7 @@ from typing import Any
 from hymt_batch.formats.compressed_stream import open_published
 from hymt_batch.formats.json_tree.places import JsonTreeFile
 from hymt_batch.formats.json_tree.plural_categories import MOST_CATEGORIES, MOST_ORDINAL
+from hymt_batch.formats.json_tree.writer import JsonTreeWriter
 from hymt_batch.formats.spliced import PlaceOptions, spliced_format
 from hymt_batch.formats.text_encoding import UTF8
 
@@ -39,5 +40,6 @@ FORMAT = spliced_format(
     head_extensions={".arb": re.compile(rb"(?:\xef\xbb\xbf)?\s*\{")},
     source_settings=("encoding", "keys", "skip_keys", "add_plural_forms"),
     escapes_characters=True,
+    open_writer=JsonTreeWriter,
     count_rows=_count_rows,
 )

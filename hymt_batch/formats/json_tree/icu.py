@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 MAX_NESTING = 16
 MAX_ARGUMENT_CHARS = 1000
@@ -94,13 +95,27 @@ def parse(text: str) -> Message | None:
 
 def write(text: str, branch: Branch) -> str:
     """Return a text as it stands in its branch: arguments and `#` as they are, all else quoted where it must be."""
-    codes = [*branch.arguments, *(["#"] if branch.has_number else [])]
-    pattern = "|".join(map(re.escape, sorted(set(codes), key=len, reverse=True)))
-    pieces = re.split(f"({pattern})", text) if pattern else [text]
+    special = _MAY_QUOTE if branch.doubles else _MAY_QUOTE_ONCE
+    if not special.search(text):
+        return text
+    pattern = _code_pattern(branch.arguments, branch.has_number)
+    pieces = pattern.split(text) if pattern else [text]
     return "".join(
         piece if index % 2 else _quoted(piece, _MUST_QUOTE[branch.in_plural], branch.doubles)
         for index, piece in enumerate(pieces)
     )
+
+
+_MAY_QUOTE = re.compile("[{}#']")
+_MAY_QUOTE_ONCE = re.compile("[{}#]|''|'\\Z")  # an apostrophe alone is one
+
+
+@lru_cache(1024)
+def _code_pattern(arguments: tuple[str, ...], has_number: bool) -> re.Pattern[str] | None:
+    """Return what matches the codes of a branch, in a group."""
+    codes = {*arguments, *(["#"] if has_number else [])}
+    pattern = "|".join(map(re.escape, sorted(codes, key=len, reverse=True)))
+    return re.compile(f"({pattern})") if pattern else None
 
 
 # with the apostrophes around: within a quotation, two of them stand for one
@@ -109,6 +124,8 @@ _MUST_QUOTE = {True: re.compile("('*[{}#][{}#']*)"), False: re.compile("('*[{}][
 
 def _quoted(text: str, must_quote: re.Pattern[str], doubles: bool) -> str:
     """Quote what has a meaning in a message, and double the apostrophes that would begin a quotation."""
+    if not _MAY_QUOTE.search(text):
+        return text
     out = ""
     for index, piece in enumerate(must_quote.split(text)):
         if index % 2:

@@ -18,6 +18,7 @@ from hymt_batch.formats.json_tree.escapes import Escapes
 from hymt_batch.formats.json_tree.key_patterns import KeyFilter
 from hymt_batch.formats.json_tree.plural_categories import categories
 from hymt_batch.formats.json_tree.tokenizer import StringValue, bounded_name, find_strings, member_name, unescape
+from hymt_batch.formats.language_codes import names_language
 from hymt_batch.formats.line_input import BOM
 from hymt_batch.formats.row_reader import RowError, not_utf8_message
 from hymt_batch.formats.spliced import Place, PlaceOptions
@@ -77,6 +78,19 @@ class JsonTreeFile:
             return self._escapes.escape(text)
         written = icu.write(text, frame.branch) if frame.branch else text
         return bytes(frame.before + self._escapes.escape(written) + frame.after)
+
+    def new_locale(self, tgt_lang: str) -> tuple[int, int, bytes] | None:
+        """Return start and end of the value of `@@locale`, and the one that names the target language.
+
+        None if the file has none, or names that language already.
+        """
+        for value in reversed(self._strings):
+            if value.key == "@@locale" and value.container is not None and value.container.parent is None:
+                old = self._data[value.start : value.end].decode("utf-8", "replace")
+                if not tgt_lang or names_language(old, tgt_lang):
+                    return None
+                return value.start, value.end, tgt_lang.replace("-", "-" if "-" in old else "_").encode()
+        return None
 
     def _text(self, value: StringValue) -> str:
         """Return the text of a string.

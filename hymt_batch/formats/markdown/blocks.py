@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -138,31 +138,41 @@ class _Names:
 
     def __init__(self, data: bytes) -> None:
         self._data, self._counted_to, self._line, self._index = data, 0, 1, 0
+        self._has_returns = b"\r" in data
 
     def of(self, start: int) -> str:
         """Return the name of the place that begins here, after the last one."""
-        if num_lines := count_line_breaks(self._data, self._counted_to, start):
+        count = count_line_breaks if self._has_returns else _count_line_feeds
+        if num_lines := count(self._data, self._counted_to, start):
             self._line, self._index = self._line + num_lines, 0
         self._counted_to, self._index = start, self._index + 1
         return str(self._line) if self._index == 1 else f"{self._line}[{self._index}]"
 
 
-def _runs(events: Iterator[Event]) -> Iterator[_Run]:
+def _count_line_feeds(data: bytes, start: int, end: int) -> int:
+    return data.count(b"\n", start, end)
+
+
+def _runs(events: Iterable[Event]) -> Iterator[_Run]:
     """Yield the inline events between the starts and ends of blocks."""
     block = _Block()
     around: list[_Block] = []
     inline: list[Event] = []
     for event in events:
         value = event[0]
-        name = value if isinstance(value, str) else next(iter(value))
+        (name,) = (value,) if isinstance(value, str) else value
         tag = ""
-        if name == "Start" or name == "End":
-            tag = value[name]
-            tag = tag if isinstance(tag, str) else next(iter(tag))
-        if name in _INLINE or tag in INLINE_TAGS:
+        if name in _INLINE:
             if block.is_text:
                 inline.append(event)
             continue
+        if name == "Start" or name == "End":
+            tag = value[name]
+            (tag,) = (tag,) if isinstance(tag, str) else tag
+            if tag in INLINE_TAGS:
+                if block.is_text:
+                    inline.append(event)
+                continue
         if inline:
             yield _Run(block, inline)
             inline = []

@@ -8,7 +8,7 @@ from hymt_batch.records import Document
 
 
 def _can_hold(document: Document, text: str) -> bool:
-    return text == document.text or document.values.context.write(text) is not None
+    return text == document.text or document.values.place.context.write(text) is not None
 
 
 FORMAT = spliced_format(

@@ -28,12 +28,14 @@ def _options() -> Any:
     )
 
 
-def read_events(text: str, offset: int = 0) -> Iterator[Event]:
-    """Yield the events of a text that begins at this offset of its file."""
+def read_events(text: str, offset: int = 0) -> list[Event]:
+    """Return the events of a text that begins at this offset of its file."""
     import pyromark
 
-    for event, span in pyromark.events_with_range(text, options=_options()):
-        yield event, span["start"] + offset, span["end"] + offset
+    return [
+        (event, span["start"] + offset, span["end"] + offset)
+        for event, span in pyromark.events_with_range(text, options=_options())
+    ]
 
 
 def read_tags(text: str, has_reference: Callable[[str], bool]) -> Iterator[Any]:

@@ -63,17 +63,18 @@ class Surroundings:
 
     def encode(self, written: str) -> bytes:
         """Return the bytes of a translation as `write` returned it."""
+        if not self._piece.breaks:
+            return written.encode()
         first, *others = written.split("\n")
         return first.encode() + b"".join(
             line_break + line.encode() for line_break, line in zip(self._piece.breaks, others, strict=True)
         )
 
     def _write(self, translation: str) -> str | None:
-        text = (
-            _LINE_BREAK.sub("\n" if self._piece.breaks else " ", translation.replace("\0", ""))
-            .replace("\t", " ")
-            .strip()
-        )
+        text = translation
+        if not text.isprintable():  # it may have line breaks, tabs or NUL
+            text = _LINE_BREAK.sub("\n" if self._piece.breaks else " ", text.replace("\0", "")).replace("\t", " ")
+        text = text.strip()
         if self._fits_plainly(text):
             return text
         parts = list(_parts(text, _code_pattern(frozenset(self._piece.literals))))

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from hymt_batch import languages
-from hymt_batch.errors import ConfigError
 from hymt_batch.formats.po import strings
 from hymt_batch.formats.po.strings import Charset, Layout
 from hymt_batch.formats.po.tokenizer import Span
@@ -28,8 +26,7 @@ _CHARSET = re.compile(r"charset=[^\s;]*")
 _FIELD = re.compile(r"([A-Za-z0-9-]+):[ \t]*([^\n]*)")
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
+class Edit(NamedTuple):
     """A range of a file, and the text that its output has there."""
 
     start: int
@@ -40,14 +37,6 @@ class Edit:
 def locale_of(code: str) -> str:
     """Return how gettext writes a language."""
     return _LOCALES.get(code, code)
-
-
-def is_language(value: str, code: str) -> bool:
-    """Return whether a header field Language names this language."""
-    try:
-        return bool(value.strip()) and languages.understand(value).language.code == code
-    except ConfigError:
-        return False
 
 
 class Header:

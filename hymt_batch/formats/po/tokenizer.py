@@ -19,13 +19,22 @@ from hymt_batch.formats.spliced import UnreadableFileError
 Span = tuple[int, int]
 """Start and end of a token; of a string, with its quotes."""
 
+_SPACE = rb"[ \t\r\n\f\v]*+"
+_QUOTED = rb'"(?:[^"\\\n]++|\\(?:[ntrbfva"\\0-7]|x[0-9a-fA-F]))*+"'
 _TOKEN = re.compile(
-    rb"[ \t\r\n\f\v]*+(?:"
-    rb'("(?:[^"\\\n]++|\\(?:[ntrbfva"\\0-7]|x[0-9a-fA-F]))*+")'
+    _SPACE + rb"(?:"
+    rb"(" + _QUOTED + rb")"
     rb"|(#(?![~|,])[^\n]*+(?:\n#(?![~|,])[^\n]*+)*+|#[^\n]*+)"  # comments on consecutive lines are one token
     rb"|(msgid_plural|msgid|msgctxt|msgstr(?:[ \t\r\n\f\v]*\[[ \t\r\n\f\v]*(\d{1,9})[ \t\r\n\f\v]*\])?|domain)"
     rb"(?![A-Za-z0-9_$]))"
 )
+_STRINGS = rb"(" + _QUOTED + rb"(?:" + _SPACE + _QUOTED + rb")*+)"
+_MESSAGE = re.compile(
+    _SPACE + rb"(?:msgctxt" + _SPACE + _STRINGS + _SPACE + rb")?+"
+    rb"msgid" + _SPACE + _STRINGS + _SPACE + rb"msgstr" + _SPACE + _STRINGS
+)
+"""Matches at once the tokens of a message without plural forms: most of a catalogue."""
+_ONE_STRING = re.compile(_QUOTED)
 _END = re.compile(rb"[ \t\r\n\f\v]*+\Z")
 _STRING, _COMMENT = 1, 2  # groups of _TOKEN
 _PREFIX = re.compile(rb"#(?=[~|])(~?)(\|?)")
@@ -100,6 +109,25 @@ class _Parser:
         self._has_string = True
         self._strings.append((start, end))
 
+    @property
+    def is_between_entries(self) -> bool:
+        return self._has_string and self._section in _ENDS
+
+    def add_message(self, match: re.Match[bytes]) -> None:
+        """Add what `_MESSAGE` matches between two entries."""
+        if self._section:
+            self._end_entry()
+        context = None if match[1] is None else _strings_in(self._data, *match.span(1))
+        translation = _strings_in(self._data, *match.span(3))
+        id_start = self._data.rfind(b"msgid", 0, match.start(2))
+        start = id_start if context is None else self._data.rfind(b"msgctxt", 0, match.start(1))
+        flags, previous = self._flags, self._previous
+        self._flags, self._previous = [], []
+        entry = Entry(self.line_at(id_start), start, flags, previous, False, context)
+        entry.id, entry.translations = _strings_in(self._data, *match.span(2)), [translation]
+        self.entries.append(entry)
+        self._section, self._strings, self._is_obsolete = "msgstr", translation, False
+
     def add_keyword(self, match: re.Match[bytes], *, is_previous: bool, is_obsolete: bool) -> None:
         start, index = match.start(3), match[4]
         section = "msgstr[]" if index is not None else match[3].decode()
@@ -161,6 +189,13 @@ class _Parser:
         return self._missing() or f"{section.lstrip('|')} is not possible here"
 
 
+def _strings_in(data: bytes, start: int, end: int) -> list[Span]:
+    """Return the strings of a range that begins and ends with one."""
+    if data.find(b'"', start + 1, end) == end - 1:
+        return [(start, end)]
+    return [match.span() for match in _ONE_STRING.finditer(data, start, end)]
+
+
 def parse(data: bytes, start: int) -> list[Entry]:
     """Return the entries of a catalogue, obsolete ones too, in order.
 
@@ -179,8 +214,14 @@ def parse(data: bytes, start: int) -> list[Entry]:
 
 def _feed(parser: _Parser, data: bytes, at: int, end: int, *, is_previous: bool, is_obsolete: bool) -> None:
     """Pass the tokens from an offset on to a parser."""
-    match_token = _TOKEN.match
-    while match := match_token(data, at, end):
+    match_token, is_plain = _TOKEN.match, not is_previous and not is_obsolete
+    while True:
+        if is_plain and parser.is_between_entries and (message := _MESSAGE.match(data, at, end)):
+            parser.add_message(message)
+            at = message.end()
+            continue
+        if not (match := match_token(data, at, end)):
+            break
         at = match.end()
         group = match.lastindex
         if group == _STRING:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import BinaryIO, cast
 
 from hymt_batch.formats.format import OutputSpec
 from hymt_batch.formats.output_stream import unencodable_character
 from hymt_batch.formats.po.catalogue import Catalogue, Written
-from hymt_batch.formats.po.header import Edit
-from hymt_batch.formats.spliced import Place, SplicedWriter, encodable, keeps_source
+from hymt_batch.formats.spliced import Place, ReadPlace, SplicedWriter, encodable, keeps_source
 from hymt_batch.formats.text_encoding import UTF8
 from hymt_batch.records import Document, Row
 
@@ -22,35 +20,38 @@ class CatalogueWriter(SplicedWriter):
     """
 
     def __init__(self, spec: OutputSpec, file: BinaryIO) -> None:
-        super().__init__(spec, file, Catalogue)
+        super().__init__(spec, file)
         self._results: list[tuple[Place, Written | None]] = []
-        self._spec = spec
+        self._catalogue: Catalogue | None = None
 
     def write(self, document: Document, row: Row) -> None:
+        read: ReadPlace = document.values
+        self._data, self._catalogue = read.file.data, cast(Catalogue, read.file.parsed)
         has_text = row.text and not keeps_source(row)
         result = Written(encodable(row.text), bool(row.flags)) if has_text else None
-        self._results.append((document.values, result))
+        self._results.append((read.place, result))
 
     def close(self) -> None:
-        catalogue, tgt_lang = cast(Catalogue, self._parsed), self._spec.input.tgt_lang
-        edits = catalogue.edits(self._results, tgt_lang, marks_flagged=self._spec.options.fuzzy)
-        codec = catalogue.charset.codec
-        if any(unencodable_character(edit.text, codec) for edit in edits):
-            codec = UTF8
-        is_ascii = self._data.isascii() and all(edit.text.isascii() for edit in edits)
-        header = catalogue.header_edits(tgt_lang, is_ascii=is_ascii, codec=codec) if edits else []
-        self._splice(sorted([*header, *edits], key=lambda edit: edit.start), catalogue.charset.codec, codec)
+        if self._catalogue is not None and self._data is not None:
+            self._write_edits(self._catalogue, self._data)
         super().close()
 
-    def _splice(self, edits: Iterable[Edit], old_codec: str, codec: str) -> None:
-        """Write the input up to the last edit, with the edits."""
-        for edit in edits:
-            self._stream.write(self._transcoded(self._data[self._written_to : edit.start], old_codec, codec))
+    def _write_edits(self, catalogue: Catalogue, data: bytes) -> None:
+        """Write the input up to its last edit, with the edits; all of it where it gets another charset."""
+        tgt_lang = self._spec.input.tgt_lang
+        edits = catalogue.edits(self._results, tgt_lang, marks_flagged=self._spec.options.fuzzy)
+        old_codec = codec = catalogue.charset.codec
+        if any(unencodable_character(edit.text, codec) for edit in edits):
+            codec = UTF8
+        is_ascii = data.isascii() and all(edit.text.isascii() for edit in edits)
+        header = catalogue.header_edits(tgt_lang, is_ascii=is_ascii, codec=codec) if edits else []
+        for edit in sorted([*header, *edits], key=lambda edit: edit.start):
+            self._stream.write(self._transcoded(data[self._written_to : edit.start], old_codec, codec))
             self._stream.write(edit.text.encode(codec))
             self._written_to = edit.end
         if old_codec != codec:
-            self._stream.write(self._transcoded(self._data[self._written_to :], old_codec, codec))
-            self._written_to = len(self._data)
+            self._stream.write(self._transcoded(data[self._written_to :], old_codec, codec))
+            self._written_to = len(data)
 
     @staticmethod
     def _transcoded(data: bytes, old_codec: str, codec: str) -> bytes:

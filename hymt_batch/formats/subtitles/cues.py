@@ -11,10 +11,9 @@ line ending is.
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from hymt_batch.formats.row_reader import RowError, not_utf8_message
 from hymt_batch.records import Status
@@ -33,10 +32,10 @@ _LINE_BREAK = re.compile(r"[ \t]*(?:\r*\n|\r)[ \t]*")
 _NUMBER = re.compile(rb"[ \t]*\d+[ \t]*\Z")
 _LEADING_CODE = re.compile(r"\{\\[^{}\r\n]*\}\s*")
 _TAG = re.compile(r"<(/?)\s*([A-Za-z]+)[^<>\r\n]*>")
+_PLAIN_EDGE = re.compile(r"[^\s<{]")
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """A line of a file."""
 
     start: int
@@ -45,8 +44,7 @@ class Line:
     is_times: bool
 
 
-@dataclass(frozen=True, slots=True)
-class CueText:
+class CueText(NamedTuple):
     """A run of lines of a cue, in which a translation takes the place of the text between its markup."""
 
     start: int  # of the text, after the markup around it
@@ -55,25 +53,39 @@ class CueText:
     error: RowError | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Cue:
+class Cue(NamedTuple):
     """A cue."""
 
-    start_ms: int
-    end_ms: int
+    times: bytes  # its line with the times
     texts: tuple[CueText, ...]  # () if it has none; more than one if blank lines divide it
+
+    @property
+    def start_ms(self) -> int:
+        return self._milliseconds(0)
+
+    @property
+    def end_ms(self) -> int:
+        return self._milliseconds(4)
+
+    def _milliseconds(self, first: int) -> int:
+        """Return a time by the first of its four groups of `TIMES`."""
+        match = TIMES.match(self.times)
+        assert match is not None
+        hours, minutes, seconds, fraction = (group or b"0" for group in match.groups()[first : first + 4])
+        # "1" after the point is a tenth of a second
+        return ((int(hours) * 60 + int(minutes)) * 60 + int(seconds)) * 1000 + int(fraction.ljust(3, b"0"))
 
 
 def split_lines(data: bytes, start: int) -> list[Line]:
     """Return the lines of a file from an offset on."""
     lines = []
-    while start < len(data):
-        match = LINE.match(data, start)
-        assert match is not None  # matches the empty string too
+    for match in LINE.finditer(data, start):
+        first, end = match.span(1)
+        if first == len(data):
+            break
         content = match[1]
-        times = b">" in content and TIMES.fullmatch(content) is not None
-        lines.append(Line(start, match.end(1), not content.strip(), times))
-        start = match.end()
+        times = b"->" in content and TIMES.fullmatch(content) is not None
+        lines.append(Line(first, end, not content or content.isspace(), times))
     return lines
 
 
@@ -83,12 +95,17 @@ def first_line_ending(data: bytes) -> bytes:
     return (match[2] if match else b"") or b"\n"
 
 
-def runs(lines: Sequence[Line]) -> Iterator[tuple[int, int]]:
+def runs(lines: Iterable[Line]) -> Iterator[tuple[int, int]]:
     """Yield start and end of each run of lines that are not blank."""
-    for is_blank, run in itertools.groupby(lines, key=lambda line: line.is_blank):
-        if not is_blank:
-            first, *others = run
-            yield first.start, (others[-1] if others else first).end
+    start, end = -1, -1
+    for line in lines:
+        if not line.is_blank:
+            start, end = line.start if start < 0 else start, line.end
+        elif start >= 0:
+            yield start, end
+            start = -1
+    if start >= 0:
+        yield start, end
 
 
 def find_cues(data: bytes, lines: Sequence[Line]) -> Iterator[Cue]:
@@ -111,16 +128,11 @@ def _has_number(data: bytes, lines: Sequence[Line], index: int) -> bool:
     return not before.is_times and _NUMBER.match(data, before.start, before.end) is not None
 
 
-def make_cue(data: bytes, times: Line, texts: Iterator[tuple[int, int]]) -> Cue:
+def make_cue(data: bytes, times: Line, texts: Iterable[tuple[int, int]]) -> Cue:
     """Return a cue with the texts at these offsets."""
-    match = TIMES.match(data, times.start)
-    assert match is not None
-    numbers = [0 if group is None else int(group) for group in match.groups()]
-    # "1" after the point is a tenth of a second
-    numbers[3], numbers[7] = (int((match[group] or b"0").ljust(3, b"0")) for group in (4, 8))
-    start_ms, end_ms = (((h * 60 + m) * 60 + s) * 1000 + ms for h, m, s, ms in (numbers[:4], numbers[4:]))
-    made = [_make_text(data, *text) for text in texts]
-    return Cue(start_ms, end_ms, tuple(text for text in made if text.text != ""))  # "": nothing but markup
+    made = [_make_text(data, start, end) for start, end in texts]
+    # "": nothing but markup
+    return Cue(data[times.start : times.end], tuple([text for text in made if text.text != ""]))
 
 
 def _make_text(data: bytes, start: int, end: int) -> CueText:
@@ -128,12 +140,19 @@ def _make_text(data: bytes, start: int, end: int) -> CueText:
         raw = data[start:end].decode()
     except UnicodeDecodeError as error:
         return CueText(start, end, None, RowError(not_utf8_message(error, "text"), Status.BAD_ENCODING))
+    if _PLAIN_EDGE.match(raw) and not raw[-1].isspace():
+        return CueText(start, end, _with_line_feeds(raw))
     first, last = without_outer_markup(raw)
     return CueText(
-        start + len(raw[:first].encode()),
-        start + len(raw[:last].encode()),
-        _LINE_BREAK.sub("\n", raw[first:last]),
+        start + len(raw[:first].encode()), start + len(raw[:last].encode()), _with_line_feeds(raw[first:last])
     )
+
+
+def _with_line_feeds(text: str) -> str:
+    """Return a text with "\\n" for each of its line breaks and the white space around it."""
+    if "\r" not in text and "\t" not in text and " \n" not in text and "\n " not in text:
+        return text
+    return _LINE_BREAK.sub("\n", text)
 
 
 def without_outer_markup(text: str) -> tuple[int, int]:
@@ -175,5 +194,8 @@ def _inside_tag(text: str, start: int, end: int) -> tuple[int, int] | None:
 def safe_lines(text: str) -> list[str]:
     """Return the lines of a translation, without what would end a cue: blank lines, and lines that are times."""
     lines = [line.strip() for line in text.splitlines()]
-    kept = [line.replace("-->", "→").replace("->", "→") if TIMES.fullmatch(line.encode()) else line for line in lines]
-    return [line for line in kept if line]
+    if "->" in text:
+        lines = [
+            line.replace("-->", "→").replace("->", "→") if TIMES.fullmatch(line.encode()) else line for line in lines
+        ]
+    return [line for line in lines if line]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import accumulate
 
 from hymt_batch.formats.subtitles.cues import Cue
@@ -12,6 +13,9 @@ from hymt_batch.formats.unspaced import is_unspaced, join_lines
 
 MAX_CUES = 8
 MAX_CHARS = 600
+COMMA_CHARS = 6
+"""A cue ends with a comma if that is this near to its share of the text."""
+
 MAX_PAUSE_MS = 1500
 """A longer pause between two cues ends a sentence."""
 
@@ -19,6 +23,8 @@ _ENDS_SENTENCE = re.compile(r"[.!?…。！？｡؟۔।။។]['\"”’»」�
 _BEGINS_ANEW = re.compile(r"(?:[-–—‐‑>\[(（【♪♫#*]|[A-Z][A-Z .'-]+:)")
 _PAUSES = re.compile(r"[,;:、，；：·]")
 _MARKUP = re.compile(r"[<{]")
+_WORD = re.compile(r"(?:<[^<>]*>|\{[^{}]*\}|[^ ])+ ?")
+_SPACE = re.compile(r"[ \t\r\n]+")
 
 
 def group_cues(cues: Iterable[Cue]) -> Iterator[list[Cue]]:
@@ -73,31 +79,45 @@ def cut_text(text: str, lengths: Sequence[int]) -> list[str]:
         One text a source, none of them empty; what follows in order is the translation, but for white space. Where the
         translation has fewer characters than there are sources, the last one is repeated.
     """
-    units = _units(" ".join(text.split()))
+    units = units_of(_SPACE.sub(" ", text).strip())
     if len(units) < len(lengths):
         units = [unit for word in units for unit in _spaced_graphemes(word)]
-    units += units[-1:] * (len(lengths) - len(units))
+    return cut_units(units + units[-1:] * (len(lengths) - len(units)), lengths)
+
+
+def cut_units(units: Sequence[str], lengths: Sequence[int], comma_chars: int = COMMA_CHARS) -> list[str]:
+    """Cut a text in proportion to some lengths.
+
+    Args:
+        units: What of the text stays whole, at least as many as lengths.
+        lengths: Of the pieces.
+        comma_chars: Characters by which a piece may be longer or shorter to end with a comma.
+    """
     ends = list(accumulate(map(len, units)))
     pieces, first = [], 0
     for index, target in enumerate(accumulate(lengths)):
         num_left = len(lengths) - index - 1
         wanted = ends[-1] * target / sum(lengths) if sum(lengths) else 0
         allowed = range(first, len(units) - num_left)
-        last = allowed[-1] if not num_left else min(allowed, key=lambda unit: _badness(units[unit], ends[unit], wanted))
-        pieces.append("".join(units[first : last + 1]).strip())
+        badness = partial(_badness, units, ends, wanted, comma_chars)
+        last = allowed[-1] if not num_left else min(allowed, key=badness)
+        pieces.append("".join(units[first : last + 1]).strip(" "))
         first = last + 1
     return pieces
 
 
-def _badness(unit: str, end: int, wanted: float) -> float:
-    """Return how bad a cut after this unit is: its distance, less some characters after a comma."""
-    return abs(end - wanted) - (6 if _PAUSES.search(unit.rstrip()[-1:]) else 0)
+def _badness(units: Sequence[str], ends: Sequence[int], wanted: float, comma_chars: int, index: int) -> float:
+    """Return how bad a cut after a unit is: its distance, less some characters after a comma."""
+    return abs(ends[index] - wanted) - (comma_chars if _PAUSES.search(units[index].rstrip()[-1:]) else 0)
 
 
-def _units(text: str) -> list[str]:
-    """Return words with the space after them, and single characters of scripts that are written without spaces."""
+def units_of(text: str) -> list[str]:
+    """Return words with the space after them, and single characters of scripts that are written without spaces.
+
+    A no-break space and the space within a tag are no ends of a word.
+    """
     units: list[str] = []
-    for word in re.findall(r"\S+ ?", text):
+    for word in _WORD.findall(text):
         if any(map(is_unspaced, word)):
             units += _characters(word)
         else:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 
 from hymt_batch.formats.format import Format
 from hymt_batch.formats.spliced import Parse, Place, spliced_format
 from hymt_batch.formats.subtitles.cues import Cue
 from hymt_batch.formats.subtitles.join import cut_text, group_cues, join_texts
+from hymt_batch.formats.subtitles.lines import fit_lines
 
 
 def places_of(cues: Iterable[Cue]) -> Iterator[Place]:
@@ -26,7 +26,7 @@ def joined_places(cues: Sequence[Cue]) -> Iterator[Place]:
     for group in group_cues(cues):
         if len(group) == 1:
             for place in places_of(group):
-                yield replace(place, name=f"{number}{place.name.removeprefix('1')}")
+                yield place._replace(name=f"{number}{place.name.removeprefix('1')}")
         else:
             texts = [cue.texts[0] for cue in group]
             ranges = tuple((text.start, text.end) for text in texts)
@@ -64,4 +64,5 @@ def subtitle_format(name: str, about: str, parse: Parse, text_start: re.Pattern[
         input_extensions=(f".{name}",),
         text_start=text_start,
         source_settings=("encoding", "join_cues"),
+        fit_lines=fit_lines,
     )

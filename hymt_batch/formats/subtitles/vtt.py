@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from hymt_batch.formats.line_input import BOM
 from hymt_batch.formats.spliced import Place, PlaceOptions, UnreadableFileError
@@ -38,12 +37,16 @@ class WebVttFile:
 
     def places(self, options: PlaceOptions) -> Iterator[Place]:
         for place in joined_places(self._cues) if options.join_cues else places_of(self._cues):
-            yield place if place.text is None else replace(place, text=_AMPERSAND.sub("&", place.text))
+            has_ampersand = place.text is not None and "&" in place.text
+            yield place._replace(text=_AMPERSAND.sub("&", place.text or "")) if has_ampersand else place
 
     def encode(self, place: Place, text: str) -> bytes:
         if text == place.text:
             return self._data[place.start : place.end]
-        tags = frozenset(_TAG.findall(place.text or "") + _ENTITY.findall(place.text or ""))
+        source = place.text or ""
+        tags = (
+            frozenset(_TAG.findall(source) + _ENTITY.findall(source)) if "<" in source or "&" in source else frozenset()
+        )
 
         def encode(piece: str) -> bytes:
             return self._line_ending.join(_escape(line, tags).encode() for line in safe_lines(piece))
@@ -62,7 +65,7 @@ def _find_cues(data: bytes, lines: Sequence[Line]) -> Iterator[Cue]:
         while last < len(lines) and not lines[last].is_blank and not lines[last].is_times:
             last += 1
         texts = [(lines[index + 1].start, lines[last - 1].end)] if last > index + 1 else []
-        yield make_cue(data, lines[index], iter(texts))
+        yield make_cue(data, lines[index], texts)
         index = last
 
 

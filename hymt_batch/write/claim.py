@@ -1,0 +1,206 @@
+"""Claims: one task works on a unit of a prepared job at a time. Like the lease, they save work and protect no data.
+
+A claim is a lease whose file is `.hymt/claims/u<unit>`, renewed and taken over by the same rule. Two tasks that work on
+one unit publish the same parts, and the first to publish a part wins. The owner of the folder, such as the merge,
+settles the claims before it sweeps or publishes: it waits for those that beat, and drops those that fell silent.
+Independent of what is done under a claim.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hymt_batch import manifest
+from hymt_batch.errors import LeaseError
+from hymt_batch.fs import list_names, remove, stat_or_none
+from hymt_batch.fs_protocol import Fs
+from hymt_batch.records import plural
+from hymt_batch.write import lease
+from hymt_batch.write import lease_holder as holders
+from hymt_batch.write.lease import HeldError, Lease
+from hymt_batch.write.lease_file import read_bytes
+from hymt_batch.write.lease_holder import LeaseHolder
+from hymt_batch.write.storage import DurableFolders
+
+log = logging.getLogger(__name__)
+
+CLAIM_NAME = re.compile(r"u(\d{7,10})")
+
+
+def claims_folder(folder: Path) -> Path:
+    return manifest.state_folder(folder) / "claims"
+
+
+def claim_path(folder: Path, unit: int) -> Path:
+    return claims_folder(folder) / f"u{unit:07}"
+
+
+def claimed_units(fs: Fs, folder: Path) -> list[int]:
+    """Return the units that have a claim, of a task that works or was killed; a listing may miss a new one."""
+    names = list_names(fs, claims_folder(folder))
+    return sorted(int(match[1]) for name in names if (match := CLAIM_NAME.fullmatch(name)))
+
+
+def read_all(fs: Fs, folder: Path) -> Iterator[tuple[int, LeaseHolder | None]]:
+    """Yield each claimed unit and its holder, None if the claim cannot be read."""
+    for unit in claimed_units(fs, folder):
+        data = read_bytes(fs, claim_path(folder, unit))
+        if data is not None:
+            yield unit, holders.parse_holder(data)
+
+
+class Claims:
+    """The claims that one task holds."""
+
+    def __init__(self, fs: Fs, folder: Path, ttl_s: float, beat_s: float) -> None:
+        """Hold none yet.
+
+        Args:
+            fs: The file system.
+            folder: The output folder.
+            ttl_s: Seconds without a heartbeat after which the claim of another task is taken over; 0 disables claims.
+            beat_s: Seconds between two heartbeats of a claim.
+        """
+        self._fs, self._folder, self._ttl_s, self._beat_s = fs, folder, ttl_s, beat_s
+        self._held: dict[int, Lease] = {}
+        self.others: dict[int, LeaseHolder] = {}  # units on which other tasks were found to work
+
+    def take(self, unit: int) -> bool:
+        """Claim a unit; False if another task works on it. Waits up to `ttl_s` where it cannot tell."""
+        if self._ttl_s <= 0 or unit in self._held:
+            return True
+        for _ in range(3):
+            DurableFolders(self._fs, self._folder).ensure(claims_folder(self._folder))
+            try:
+                path, what = claim_path(self._folder, unit), f"claim on shard {unit} of {self._folder}"
+                self._held[unit] = lease.acquire_at(self._fs, path, what, ttl_s=self._ttl_s, beat_s=self._beat_s)
+                return True
+            except HeldError as held:
+                self.others[unit] = held.holder
+                return False
+            except FileNotFoundError:  # the owner of the folder removed the folder of claims, which were all settled
+                continue
+        return True  # without a claim nothing is lost
+
+    def check(self) -> None:
+        """Check that all claims are still ours; call it before each commit.
+
+        Raises:
+            StoppedError: Another task took over, or a claim could not be renewed for half its time to live.
+        """
+        for held in list(self._held.values()):
+            held.check()
+
+    def refresh(self) -> None:
+        """Write the next heartbeat of each claim, as its thread does."""
+        for held in list(self._held.values()):
+            held.refresh()
+
+    def release(self, unit: int) -> None:
+        """Release the claim on a unit, if it is held."""
+        if (held := self._held.pop(unit, None)) is not None:
+            held.release()
+
+    def release_all(self) -> None:
+        """Release every claim."""
+        for unit in list(self._held):
+            self.release(unit)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRule:
+    """What the owner of a folder does about tasks that work in it; by default it refuses to work beside any."""
+
+    wait_for: Callable[[int], bool] | None = None  # whether to wait for the task that works on a unit
+    check_stop: Callable[[], None] = lambda: None  # called while waiting
+    ignore: bool = False  # leave the tasks, their claims and their files alone
+
+    def settle(self, fs: Fs, folder: Path, ttl_s: float, beat_s: float) -> None:
+        """Follow the rule; see `settle`."""
+        if not self.ignore:
+            settle(fs, folder, ttl_s=ttl_s, beat_s=beat_s, wait_for=self.wait_for, check_stop=self.check_stop)
+
+
+REFUSE_TASKS = TaskRule()
+
+
+def settle(
+    fs: Fs,
+    folder: Path,
+    *,
+    ttl_s: float,
+    beat_s: float,
+    wait_for: Callable[[int], bool] | None = None,
+    check_stop: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Wait until no task works in the folder, or raise if one does; drop the claims of dead and silent tasks.
+
+    Args:
+        fs: The file system.
+        folder: The output folder, whose lease the caller holds.
+        ttl_s: Seconds without a heartbeat after which a task counts as dead.
+        beat_s: Seconds between two heartbeats.
+        wait_for: Returns whether to wait for the task that works on a unit; None refuses to work beside any task.
+        check_stop: Called while waiting; raises if the caller was asked to stop.
+        clock, sleep: For tests: replace the monotonic clock and the sleep, both in seconds.
+
+    Raises:
+        LeaseError: A task works in the folder, and `wait_for` is None.
+    """
+    seen: dict[int, tuple[bytes, float]] = {}
+    told = False
+    while True:
+        working = [unit for unit in claimed_units(fs, folder) if wait_for is None or wait_for(unit)]
+        for unit in list(working):
+            if _is_over(fs, folder, unit, seen, ttl_s, clock(), refuses=wait_for is None):
+                remove(fs, claim_path(folder, unit))
+                working.remove(unit)
+        if not working:
+            return
+        if not told:
+            log.warning("waiting for %s that tasks work on: %s", plural(len(working), "shard"), working[:20])
+            told = True
+        check_stop()
+        sleep(min(max(beat_s / 2, 0.05), ttl_s))
+
+
+def _is_over(
+    fs: Fs, folder: Path, unit: int, seen: dict[int, tuple[bytes, float]], ttl_s: float, now: float, *, refuses: bool
+) -> bool:
+    """Return whether a claim is released, dead or silent; raise if `refuses` and its task is alive."""
+    raw = read_bytes(fs, claim_path(folder, unit))
+    if raw is None:
+        return True
+    holder = holders.parse_holder(raw)
+    alive = holders.is_alive(holder, holders.current_process()) if holder else None
+    before, since = seen.get(unit, (raw, now))
+    if refuses and holder is not None and (alive or (alive is None and raw != before)):
+        raise LeaseError(
+            f"a task works on shard {unit} of {folder}: process {holder.pid} on {holder.host}, since {holder.since}",
+            why="both would do the same work",
+            fix="Wait for the tasks, or stop them; hymt-batch status shows all of them.",
+        )
+    seen[unit] = (raw, since if raw == before else now)
+    if alive is False or (alive is None and now - seen[unit][1] >= ttl_s):
+        log.warning("claim on shard %d dropped: its task is %s", unit, "dead" if alive is False else "silent")
+        return True
+    return False
+
+
+def clear(fs: Fs, folder: Path) -> None:
+    """Remove all claims of a job that is complete; a late task finds its claim gone at its next commit, and stops."""
+    root = claims_folder(folder)
+    with contextlib.suppress(OSError):
+        if stat_or_none(fs, root) is None:
+            return
+        for name in list_names(fs, root):
+            remove(fs, root / name)
+        fs.rmdir(root)
