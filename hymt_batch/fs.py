@@ -209,7 +209,9 @@ def with_retries(what: str, operation: Callable[[], T]) -> T:
 def write_new(fs: Fs, path: Path, data: bytes) -> None:
     """Write and sync a new file; on an error, remove it and raise the error."""
     with NewFile(fs, path) as file:
-        file.write(data)
+        view = memoryview(data)
+        for start in range(0, len(data), BUFFER_BYTES):  # in pieces: a manifest may have 50 MB
+            file.write(view[start : start + BUFFER_BYTES])
         file.sync_and_close()
 
 

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import errno
 import logging
-import sys
 from pathlib import Path
-from typing import Any
 
 from hymt_batch import manifest
 from hymt_batch.fs import hash_file, stat_or_none, write_atomic
@@ -53,39 +51,6 @@ def read_record(fs: Fs, folder: Path, input: Input) -> JsonDict | None:
     except (manifest.StateDamagedError, KeyError, TypeError, ValueError) as error:
         log.warning("file_record file_id=%s ignored=%r", input.file_id, str(error))
         return None
-
-
-class RecordPool:
-    """Lets the records of many files share what is equal in them, such as their names of fields and environments."""
-
-    def __init__(self) -> None:
-        self._values: dict[Any, Any] = {}  # small dicts by their items, all else by its JSON
-        self._environments: dict[int, JsonDict] = {}  # that were seen, by their identity
-
-    def shared(self, record: JsonDict, input: Input) -> JsonDict:
-        """Return the record of an input without its shards; nobody may change what is in it."""
-        shared = {sys.intern(name): self._share(value) for name, value in record.items() if name != "shards"}
-        shared["rel"], shared["out_rel"] = input.rel, input.out_rel
-        return shared
-
-    def _share(self, value: Any) -> Any:
-        if isinstance(value, str):
-            return sys.intern(value)
-        if isinstance(value, dict):
-            if "sha256" in value:  # of one file
-                return {sys.intern(name): item for name, item in value.items()}
-            is_flat = not any(isinstance(item, (dict, list)) for item in value.values())
-            return self._values.setdefault(tuple(value.items()) if is_flat else manifest.canonical_json(value), value)
-        if isinstance(value, list):  # of environments, of which a job has few
-            value = [self._share_environment(environment) for environment in value]
-            return self._values.setdefault(tuple(map(id, value)), value)
-        return value
-
-    def _share_environment(self, environment: JsonDict) -> JsonDict:
-        if self._environments.get(id(environment)) is not environment:
-            environment = self._values.setdefault(manifest.canonical_json(environment), environment)
-            self._environments[id(environment)] = environment
-        return environment
 
 
 def output_sha256(record: JsonDict) -> str:

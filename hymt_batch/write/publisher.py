@@ -24,6 +24,7 @@ from hymt_batch.storage_error import wrap_os_errors
 from hymt_batch.write import cleanup, file_record, manifest_contents, published_file, set_aside
 from hymt_batch.write.changed_inputs import describe_change
 from hymt_batch.write.input_changes import hash_input, input_changed_error
+from hymt_batch.write.kept_records import FileRecords, KeptRecord, RecordPool
 from hymt_batch.write.part_reader import PartReader
 from hymt_batch.write.part_store import PartStore
 from hymt_batch.write.published_file import Assembly, InputAccess
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Published:
-    record: JsonDict  # the record without its "shards" field
+    record: KeptRecord
     shards: ShardTable
 
 
@@ -70,7 +71,7 @@ class Publisher:
         self._folders = store.records.folders  # of the state of the same files
         self._identity_sha256, self._settings_sha256 = job.identity_sha256, job.settings_sha256  # needed for each file
         self.published: dict[str, _Published] = {}  # file id -> the published file; read-only for callers
-        self._pool = file_record.RecordPool()
+        self._pool = RecordPool()
         self._outdated: dict[str, str] = {}  # file id -> `out_rel` of a file with earlier output settings
         self._complete_shards: dict[str, ShardTable] = {}  # file id -> the shards of a file that have a row record
         self._own_sha256s: dict[str, str] = {}  # `out_rel` -> sha256 of a file that this job will replace
@@ -142,14 +143,14 @@ class Publisher:
         self._fs.fsync_dir(self._folder)  # the process that wrote it may have been killed before this sync
 
     def _set_published(self, input: Input, record: JsonDict, shards: ShardTable) -> None:
-        self.published[input.file_id] = _Published(self._pool.shared(record, input), shards)
+        self.published[input.file_id] = _Published(self._pool.keep(record, input.rel, input.out_rel), shards)
         self._complete_shards.pop(input.file_id, None)
         self._folders.forget_folder(manifest.file_state_folder(self._folder, input.file_id))
         self._outdated.pop(input.file_id, None)
 
-    def file_records(self) -> list[JsonDict]:
+    def file_records(self) -> FileRecords:
         """Return the records of all files, which must be published, in the order of the inputs."""
-        return [self.published[input.file_id].record for input in self._inputs]
+        return FileRecords([self.published[input.file_id].record for input in self._inputs])
 
     def is_published(self, input: Input) -> bool:
         return input.file_id in self.published
@@ -173,7 +174,7 @@ class Publisher:
             # input, but the file's record lists the shards of the old one, and every later run would stop here.
             # Remove the record, so that the file is assembled again.
             with wrap_os_errors(f"the record of {shard.input.rel}"):
-                published = self.published[shard.input.file_id].record
+                published = self.published[shard.input.file_id].record.to_json()
                 self._own_sha256s[shard.input.out_rel] = file_record.output_sha256(published)
                 remove(self._fs, file_record.record_path(self._folder, shard.input))
                 self._fs.fsync_dir(file_record.record_path(self._folder, shard.input).parent)

@@ -17,6 +17,8 @@ _RECORD = struct.Struct("<?qqqq32s?")  # whether the record is present, then its
 class ShardTable:
     """The shard records of one file, by shard index."""
 
+    __slots__ = ("_count", "_packed")
+
     def __init__(self, records: Iterable[ShardRecord] = ()) -> None:
         self._packed, self._count = bytearray(), 0
         for record in records:

@@ -580,7 +580,7 @@ def _() -> Any:
             self._fs = store
 
     def folders_of_outputs(self: Publisher) -> set[Path]:
-        with_output = [input for input in self._inputs if self.published[input.file_id].record["output"]]
+        with_output = [input for input in self._inputs if self.published[input.file_id].record.to_json()["output"]]
         lists = {folder for folder in published_folders(self) if "translated" not in folder.parts}
         return lists | manifest.published_folders(self._folder, with_output)
 
