@@ -43,6 +43,7 @@ class SweepPoint:
     label: str  # folder name below outputs/NAME; "" if no setting is swept
     job: Any  # None if the point has an error
     error: HymtError | None = None  # why the point cannot run
+    words: tuple[str, ...] = ()  # the overrides as they were written, each KEY=VALUE, of a sweep those of the point
     notes: tuple[str, ...] = ()  # for the user: how a value was understood
 
 
@@ -94,8 +95,9 @@ def load(job: str, overrides: Sequence[str]) -> Any:
 @single_line_errors()
 def load_point(job: str, overrides: Sequence[str]) -> SweepPoint:
     """Compose and check the settings of one job, as `load` does; also return the notes for the user."""
-    built, notes = _build(job, override_parser(job).parse(overrides))
-    return SweepPoint("", built, notes=tuple(notes))
+    parsed = override_parser(job).parse(overrides)
+    built, notes = _build(job, parsed)
+    return SweepPoint("", built, notes=tuple(notes), words=_words(parsed))
 
 
 @single_line_errors()
@@ -134,7 +136,11 @@ def _load_swept(job: str, label: str, point: Sequence[Override]) -> SweepPoint:
             built, notes = _build(job, point)
     except HymtError as error:
         return SweepPoint(label, None, error)
-    return SweepPoint(label, built, notes=tuple(notes))
+    return SweepPoint(label, built, notes=tuple(notes), words=_words(point))
+
+
+def _words(overrides: Sequence[Override]) -> tuple[str, ...]:
+    return tuple(f"{override.key}={override.texts[0]}" for override in overrides)
 
 
 @single_line_errors()

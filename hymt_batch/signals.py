@@ -53,6 +53,16 @@ class StopRequest:
             self._where = where
         return self.requested
 
+    def request(self, name: str, where: str) -> None:
+        """Ask the job to stop as a signal does, but with all the time that the running part needs.
+
+        Args:
+            name: What asks for it, in place of the name of a signal.
+            where: The rest of the message, such as "because ...".
+        """
+        if not self.requested:
+            self.signal_name, self._where = name, where
+
     def raise_if_requested(self) -> None:
         """Raise StoppedError if a stop was requested; call it when nothing is in flight any more."""
         if self.requested:
@@ -99,7 +109,7 @@ class StopRequest:
     def handle(self, signum: int, frame: FrameType | None = None) -> None:
         """Handle a signal; this is the handler that `install` registers."""
         name = signal.Signals(signum).name
-        if self._grace_s is not None and not self.requested:
+        if self._grace_s is not None and self.deadline == float("inf"):  # the first signal
             self.signal_name = name
             self.deadline = time.monotonic() + self._grace_s
             # decoding checks the deadline and ends by itself; the timer ends everything else one second later

@@ -137,13 +137,42 @@ def run_job(command_line: CommandLine, job: str, summary: str) -> ExitCode:
     streams.clear_notice()
     if len(points) == 1 and not points[0].label:
         print_notes(points[0])
-        return ExitCode(module.run(points[0].job))
+        hand_over = launcher_of(points) if job == "translate" else None
+        return ExitCode((hand_over or module.run)(points[0].job))
     if job != "translate":
         return run_sweep(points, module.run, lambda: False)
     save_points(points)
+    if hand_over := launcher_of(points):
+        return run_sweep(points, hand_over, lambda: stop is not None and stop.requested)
     points = sweep.in_run_order(points, lambda point: point.job and point.job.model_settings)
     with module.open_sweep() as run_one:
         return run_sweep(points, run_one, lambda: stop is not None and stop.requested)
+
+
+def launcher_of(points: Sequence[SweepPoint]) -> Callable[[Any], ExitCode] | None:
+    """Return what hands the job of each of these points to its scheduler; None if they run in this process."""
+    from hymt_batch.launch.scheduler_settings import Target
+
+    if all(point.job is None or point.job.launch.target is Target.local for point in points):
+        return None
+    from hymt_batch.launch import command, launcher
+
+    words = {id(point.job): point.words for point in points}
+
+    def hand_over(job: Any) -> ExitCode:
+        of_job = command.JobCommand(
+            name=str(job.name),
+            output_dir=job.output_dir,
+            words=words[id(job)],
+            launch=job.launch,
+            per_task=job.shard.per_task,
+            strict=job.strict,
+            cwd=os.getcwd(),
+            program=command.of_this_machine(),
+        )
+        return launcher.launch(of_job, streams.print_result)
+
+    return hand_over
 
 
 def save_points(points: Sequence[SweepPoint]) -> None:

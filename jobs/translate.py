@@ -9,6 +9,7 @@ process or in a worker (`Replica.translate`); its row is assembled, committed an
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,6 +35,7 @@ from hymt_batch.run.plan import Plan, open_inputs, open_output
 from hymt_batch.run.read_ahead import read_ahead
 from hymt_batch.run.reporter import Reporter, next_command, render_summary
 from hymt_batch.run.run_status import RunStatus
+from hymt_batch.run.time_limit import TimeLimit
 from hymt_batch.run.unit import Unit
 from hymt_batch.run.unit_reader import read_units
 from hymt_batch.sanitize import escape_line
@@ -144,8 +146,11 @@ def decode_units(
         ) as prepared,
     ):
         stop.allow_drain(job.launch.grace_s)
-        for result in executor.run(pending_units(prepared, job, plan, output, monitor)):  # decode
+        time_limit = TimeLimit(os.environ)
+        units = pending_units(prepared, job, plan, output, monitor)
+        for result in executor.run(time_limit.units(units, stop)):  # decode
             part = result.part
+            time_limit.end_part(part)
             rows = commit_result(output, result)  # check, write
             monitor.add_part(part, rows, one_line=output.is_one_line(part.shard.input))
             output.finish_if_complete(part.shard)  # the shard that completes its file publishes it

@@ -90,9 +90,36 @@ def test_codes_stand_at_the_same_words_in_every_language() -> None:
     )
 
 
+def test_codes_of_pieces_that_meet_are_closed_in_order() -> None:
+    text = Text(
+        "Sunny in the south on Monday.",
+        "Soleil dans le sud lundi.",
+        "Am Montag im Süden sonnig.",
+        "周一南部地区天气晴朗。",
+    )
+    south, monday = (unit for unit in units.find_units(text) if text.en[slice(*unit.spans[0])] != "Sunny")
+    for first, second in itertools.permutations([("<a>", "</a>"), ("**", "**"), ("~~", "~~"), ("[", "](u)")], 2):
+        edits = units.Edits(text)
+        edits.around(south.spans, *first)
+        edits.around(monday.spans, *second)
+        assert edits.result().zh == f"{second[0]}周一{second[1]}{first[0]}南部地区{first[1]}天气晴朗。"
+
+
 def test_words_that_a_language_has_twice_or_otherwise_are_no_units() -> None:
     text = Text("Rome on Monday. Rome tomorrow.", "Rome lundi. Rome demain.", "Rom am Montagabend. Rom morgen.", "罗马")
     assert units.find_units(text) == []
+
+
+def test_no_code_hides_a_number_that_a_translation_needs() -> None:
+    text = Text(
+        "The rain will ease around 5 am. Up to 20 centimetres of fresh snow may fall in Rome by Sunday.",
+        "La pluie faiblira vers 5 h. Jusqu'à 20 centimètres de neige fraîche pourraient tomber à Rome d'ici dimanche.",
+        "Der Regen lässt gegen 5 Uhr nach. In Rom können bis Sonntag bis zu 20 Zentimeter Neuschnee fallen.",
+        "雨势将在凌晨5点左右减弱。到周日，罗马的新增积雪可能达到20厘米。",
+    )
+    hidden = [text.en[slice(*unit.spans[0])] for unit in units.find_units(text) if units.can_be_hidden(text, unit)]
+    assert hidden == ["20"]
+    assert not any(re.search(r"(\}|%[sd@]|\$[sd]|`|/>) [ap]m\b", row.text.en) for row in drawn("codes", 900))
 
 
 def test_terms_are_words_that_the_model_cannot_know() -> None:

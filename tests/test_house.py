@@ -29,7 +29,8 @@ BASE = (
 STAGES = "source/ segment.py prompt.py batch.py model/ device_map/ decode/ check/ write/ launch/ shard.py"
 
 RULES = {
-    "jobs/__main__.py": "config.py schema.py cli/ write/sweep_points.py errors.py sanitize.py signals.py streams.py",
+    "jobs/__main__.py": "config.py schema.py cli/ launch/ write/sweep_points.py errors.py sanitize.py signals.py "
+    "streams.py",
     "jobs/": f"run/ doctor/ bench/ plan_report.py prompt_end.py {STAGES} formats/ schema.py manifest.py sanitize.py "
     f"signals.py streams.py {BASE}",
     "file_units.py": f"formats/ {BASE}",
@@ -44,7 +45,7 @@ RULES = {
     "bench/": f"decode/ model/ device_map/ {BASE}",
     "demo/": "",
     "config.py": "cli/ schema.py errors.py",
-    "cli/": "schema.py */settings.py formats/registry.py languages.py errors.py",
+    "cli/": "schema.py */settings.py formats/registry.py write/sweep_points.py languages.py errors.py",
     "schema.py": "*/settings.py decode/registry.py segment.py prompt.py batch.py shard.py model/synthetic.py "
     "setting.py errors.py",
     "source/settings.py": "formats/registry.py formats/options.py formats/text_encoding.py formats/zstd_frame.py "
@@ -63,7 +64,7 @@ RULES = {
     "device_map/": BASE,
     "check/": f"codes.py {BASE}",
     "write/": f"formats/ file_units.py manifest.py pretty_json.py sanitize.py shard.py {BASE}",
-    "launch/": BASE,
+    "launch/": f"shard.py {BASE}",
     "formats/": "records.py errors.py languages.py fs.py fs_protocol.py",
     "manifest.py": "pretty_json.py records.py fs.py fs_protocol.py",
     "codes.py": "records.py",

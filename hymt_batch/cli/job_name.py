@@ -10,6 +10,7 @@ import re
 import unicodedata
 
 from hymt_batch.errors import ConfigError
+from hymt_batch.write import sweep_points
 
 MAX_BYTES = 200
 """Maximum length of a job's name: file systems allow 255 bytes, and files next to the folder have longer names."""
@@ -62,7 +63,9 @@ def check(name: str, output_dir: str = "outputs", *, allow_sweep_point: bool = F
     Raises:
         ConfigError: The name is invalid; the message proposes a valid one.
     """
-    extra = "/=," if allow_sweep_point else ""
+    # a point of a sweep alone, as a scheduler runs it: its folder lies in that of the sweep
+    is_in_sweep = os.path.isfile(os.path.join(output_dir, sweep_points.NAME))
+    extra = "/=," if allow_sweep_point else "=," if is_in_sweep else ""
     wrong = sorted({character for character in name if not (is_allowed(character) or character in extra)})
     proposal = to_folder_name(name).strip("._")[:60] or "NAME"
     below = _relative_path(name, output_dir) if "/" in name.rstrip("/.") else ""

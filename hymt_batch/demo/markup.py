@@ -9,7 +9,7 @@ from random import Random
 
 from hymt_batch.demo.grammar import Text
 from hymt_batch.demo.invented import email, pick, placeholder, tags, url, word
-from hymt_batch.demo.units import LANGS, Edits, Unit, can_be_named, find_units, sentences
+from hymt_batch.demo.units import LANGS, Edits, Unit, can_be_hidden, can_be_named, find_units, sentences
 
 
 def with_codes(text: Text, rng: Random) -> Text | None:
@@ -36,8 +36,7 @@ def _code_unit(text: Text, unit: Unit, edits: Edits, rng: Random) -> bool:
     if unit.gap and draw < 0.25:
         edits.replace(unit.gap, [pick(rng, ("&nbsp;", "&nbsp;", "&#160;", "&#xA0;", "&thinsp;"))] * len(LANGS))
         return True
-    is_percent = text.en[unit.spans[0][1] :][:1] == "%"
-    if draw < 0.5 and ((unit.kind == "number" and not is_percent) or can_be_named(text, unit)):
+    if draw < 0.5 and (can_be_hidden(text, unit) or can_be_named(text, unit)):
         edits.replace(unit.spans, [placeholder(rng)] * len(LANGS))
         return True
     edits.around(unit.spans, *tags(rng))

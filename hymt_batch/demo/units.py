@@ -34,6 +34,16 @@ def can_be_named(text: Text, unit: Unit) -> bool:
     return unit.kind == "city" and text.fr[start - 1 : start] != "'"
 
 
+def can_be_hidden(text: Text, unit: Unit) -> bool:
+    """Return whether a code can take the place of this number: no word of a translation follows from its value.
+
+    Hours do not: Chinese tells the early from the late morning. Nor do 0 and 1, of which French has the singular.
+    """
+    start, end = unit.spans[0]
+    is_hour = re.match(r" [ap]m\b", text.en[end:])
+    return unit.kind == "number" and text.en[end : end + 1] != "%" and not is_hour and text.en[start:end] not in "01"
+
+
 def find_units(text: Text) -> list[Unit]:
     """Return the units of a text that do not overlap, in English order."""
     units: list[Unit] = []
@@ -144,21 +154,22 @@ class Edits:
 
     def __init__(self, text: Text) -> None:
         self.text = text
-        self.changes: list[list[tuple[int, int, str]]] = [[] for _ in LANGS]
+        self.changes: list[list[tuple[int, bool, int, str]]] = [[] for _ in LANGS]  # start, opens, end, new
 
     def replace(self, spans: Sequence[tuple[int, int]], news: Sequence[str]) -> None:
         for changes, (start, end), new in zip(self.changes, spans, news, strict=True):
-            changes.append((start, end, new))
+            changes.append((start, True, end, new))
 
     def around(self, spans: Sequence[tuple[int, int]], before: str, after: str) -> None:
-        self.replace([(start, start) for start, _ in spans], [before] * len(LANGS))
-        self.replace([(end, end) for _, end in spans], [after] * len(LANGS))
+        for changes, (start, end) in zip(self.changes, spans, strict=True):
+            changes += [(start, True, start, before), (end, False, end, after)]
 
     def result(self) -> Text:
+        """Return the changed text; where two pieces meet, the first one's codes close before the next ones open."""
         results = []
         for lang, changes in zip(LANGS, self.changes, strict=True):
             text = self.text.in_language(lang)
-            for start, end, new in sorted(changes, reverse=True):
+            for start, _, end, new in sorted(changes, reverse=True):
                 text = text[:start] + new + text[end:]
             results.append(text)
         return Text(*results)

@@ -21,7 +21,10 @@ SLURM_VARIABLES = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
 MPI_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 ACCELERATE_VARIABLES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_DEEPSPEED_ZERO_STAGE")
 SLURM_GPU_VARIABLES = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE")
-SINGLE_PROCESS_FIX = "start it once, without a launcher: hymt-batch translate ..."
+SINGLE_PROCESS_FIX = (
+    "start it once, without a launcher: hymt-batch translate ...; or divide it among the tasks of a SLURM array or a "
+    "Kubernetes Indexed Job, with shard.index=auto"
+)
 CONSUMER_GPU = re.compile(r"\bRTX\s*40[5-9]0\b", re.IGNORECASE)
 
 

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any
 
 from hymt_batch.errors import ConfigError
+from hymt_batch.launch.scheduler_settings import SchedulerConfig
 from hymt_batch.setting import Environment, Operation
 
 MAX_SAMPLES = 1000
@@ -36,7 +37,7 @@ class LogDetail(Enum):
 
 
 @dataclass(kw_only=True, slots=True)
-class LaunchConfig:
+class LaunchConfig(SchedulerConfig):
     """How the job runs; only num_threads can change a translation, by rounding. conf/launch/ explains every field."""
 
     grace_s: Operation[float] = 25.0
@@ -59,6 +60,7 @@ class LaunchConfig:
 
     def __post_init__(self) -> None:
         self._check_hooks()
+        self.check_scheduler()
         for name in ("grace_s", "log_every_s"):
             if getattr(self, name) < 0:
                 raise ConfigError(

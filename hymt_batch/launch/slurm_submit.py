@@ -1,0 +1,205 @@
+"""Submit a job to SLURM: prepare it, and submit an array of the tasks that miss something, and the job that merges.
+
+Running it again submits only what is missing then. Talks to hymt-batch and SLURM through their commands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+
+from hymt_batch.errors import ExitCode, LeaseError, PreflightError
+from hymt_batch.launch import slurm
+from hymt_batch.launch.command import JobCommand
+from hymt_batch.shard import format_units
+
+PREPARE_SETTINGS = ("launch.devices=", "launch.part_s=")
+"""Words for `prepare`, which has these settings without `launch`."""
+
+MAX_ARRAY_SIZE = 1001
+"""SLURM's default: indices of an array are below it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script, and which earlier ones it waits for."""
+
+    name: str
+    text: str
+    after: tuple[int, ...] = ()  # indices of other scripts
+
+
+def submit(job: JobCommand, show: Callable[[str], object]) -> ExitCode:
+    """Prepare and submit a job; with launch.dry_run=true, show what would be submitted.
+
+    Args:
+        job: The job.
+        show: Called with the text for the user.
+
+    Returns:
+        COMPLETE if everything is submitted or done; the code of `prepare` if it failed.
+
+    Raises:
+        HymtError: SLURM is not there, or refuses; or the job is in the queue already.
+    """
+    label = queue_label(job)
+    if not job.launch.dry_run:
+        _check_queue(label)
+        prepared = subprocess.run([*job.program, "prepare", *_prepare_words(job)], check=False).returncode
+        if prepared:
+            return ExitCode(prepared) if prepared in list(ExitCode) else ExitCode.STOPPED
+    missing = _missing(job)
+    if missing is None and not job.launch.dry_run:
+        raise PreflightError(
+            f"hymt-batch missing name={job.name} failed", fix="Run it by hand; its message says what is wrong."
+        )
+    if missing is not None and not missing and (job.folder / "manifest.json").exists():
+        show(f"{job.folder} is complete: nothing is left to submit")
+        return ExitCode.COMPLETE
+    scripts = list(plan_scripts(job, task_lists([0] if missing is None else missing, job.per_task), label))
+    if job.launch.dry_run:
+        show(_describe_dry_run(job, scripts, is_prepared=missing is not None))
+        return ExitCode.COMPLETE
+    show(_submit(job, scripts))
+    return ExitCode.COMPLETE
+
+
+def task_lists(missing: Sequence[int], per_task: int) -> list[str]:
+    """Return the missing shards of each task, as shard.index takes them: 0-7 9."""
+    tasks = groupby(missing, key=lambda shard: shard // per_task)
+    return [format_units(list(shards)).replace(",", " ") for _, shards in tasks]
+
+
+def plan_scripts(job: JobCommand, tasks: Sequence[str], label: str) -> Iterator[Script]:
+    """Yield the scripts of a job in the order of their submission: arrays, each within SLURM's limit, and the merge.
+
+    Where the number of tasks at once is limited, each array waits for the one before, so that the limit holds for all.
+    """
+    size = max_array_size()
+    windows = [tasks[start : start + size] for start in range(0, len(tasks), size)]
+    for index, window in enumerate(windows):
+        after = (index - 1,) if index and job.launch.array_parallelism is not None else ()
+        yield Script(f"array-{index}", slurm.array_script(job, window, label), after)
+    yield Script("merge", slurm.merge_script(job, label), tuple(range(len(windows))))
+
+
+def queue_label(job: JobCommand) -> str:
+    """Return the name of a job in the queue: that of its folder, and a digest of the path."""
+    digest = hashlib.sha256(str(job.folder).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    plain = re.sub(r"[^\w.-]", "_", job.name, flags=re.ASCII)[:40]
+    return f"hymt-{plain}-{digest}"
+
+
+def max_array_size() -> int:
+    """Return how many tasks an array may have here."""
+    if shutil.which("scontrol") is None:
+        return MAX_ARRAY_SIZE
+    done = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False)
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", done.stdout, re.MULTILINE)
+    return max(1, int(found[1])) if found else MAX_ARRAY_SIZE
+
+
+def _prepare_words(job: JobCommand) -> list[str]:
+    """Return the overrides of `prepare`: those of the job, and what launch says about the machines of the tasks."""
+    given = [word.removeprefix("launch.") for word in job.words if word.startswith(PREPARE_SETTINGS)]
+    words = [word for word in job.job_words(task=False) if not word.startswith(("shard.index=", "shard.per_task="))]
+    return [*words, *given]
+
+
+def _missing(job: JobCommand) -> list[int] | None:
+    """Return the missing shards; None if the job is not prepared."""
+    words = [*job.program, "missing", *job.folder_words(), "format=json"]
+    quiet = subprocess.DEVNULL if job.launch.dry_run else None
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=quiet, text=True, check=False)
+    if done.returncode not in (ExitCode.COMPLETE, ExitCode.MISSING):
+        return None
+    return [int(shard) for shard in json.loads(done.stdout)["missing"]]
+
+
+def _check_queue(label: str) -> None:
+    """Check that SLURM is here and that the job is not in its queue.
+
+    Raises:
+        PreflightError: SLURM does not answer.
+        LeaseError: An earlier submission of the job has not ended.
+    """
+    if shutil.which("sbatch") is None:
+        raise PreflightError(
+            "launch=slurm needs sbatch, which is not here",
+            fix="Run it on a login node of the cluster; launch.dry_run=true shows the scripts anywhere.",
+        )
+    words = ["squeue", "--noheader", "--me", f"--name={label}", "--format=%F"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise PreflightError(
+            f"squeue failed: {done.stderr.strip() or done.returncode}", fix="Check that SLURM runs: sinfo."
+        )
+    if jobs := sorted(set(done.stdout.split()), key=int):
+        raise LeaseError(
+            f"this job is in the queue of SLURM already: {', '.join(jobs)}",
+            why="a second array would do the same work twice",
+            fix=f"Wait until it has ended, or run scancel {' '.join(jobs)} first.",
+        )
+
+
+def _describe_dry_run(job: JobCommand, scripts: Sequence[Script], *, is_prepared: bool) -> str:
+    folder = slurm.log_folder(job)
+    lines = ["# launch.dry_run=true: nothing is prepared or submitted"]
+    if is_prepared:
+        lines.append("# the shards are those that are missing now")
+    else:
+        lines += [
+            "# the job is not prepared yet, so the array has one task here; the submission first runs",
+            f"# {shlex.join([*job.program, 'prepare', *_prepare_words(job)])}",
+        ]
+    for script in scripts:
+        ids = [f"ID_OF_{scripts[index].name}" for index in script.after]
+        lines += ["", f"# {shlex.join(_sbatch(script, ids, f'{folder}/{script.name}.sh'))}", script.text.rstrip()]
+    return "\n".join(lines)
+
+
+def _sbatch(script: Script, ids: Sequence[str], path: str) -> list[str]:
+    dependency = [f"--dependency=afterany:{':'.join(ids)}"] if ids else []
+    return ["sbatch", "--parsable", *dependency, path]
+
+
+def _submit(job: JobCommand, scripts: Sequence[Script]) -> str:
+    """Write and submit the scripts; return what to tell the user."""
+    folder = Path(slurm.log_folder(job))
+    folder.mkdir(parents=True, exist_ok=True)
+    ids: list[str] = []
+    begun = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    for script in scripts:
+        path = folder / f"{begun}-{script.name}.sh"
+        path.write_text(script.text, encoding="utf-8", errors="surrogateescape")
+        words = _sbatch(script, [ids[index] for index in script.after], str(path))
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        sys.stderr.write(done.stderr)
+        number = done.stdout.strip().partition(";")[0]
+        if done.returncode or not number.isdigit():
+            submitted = f"Submitted before: {', '.join(ids)} (scancel {' '.join(ids)}). " if ids else ""
+            raise PreflightError(
+                f"sbatch refused {path}: {done.stderr.strip() or done.stdout.strip() or done.returncode}",
+                fix=f"{submitted}Correct the launch. settings, and run the same command again.",
+            )
+        ids.append(number)
+    num_arrays = len(scripts) - 1
+    arrays = f"the tasks are {', '.join(ids[:-1])}" if num_arrays else "no shard is missing"
+    return "\n".join(
+        [
+            f"submitted to SLURM: {arrays}; the merge is {ids[-1]}",
+            f"  scripts and logs: {folder}",
+            f"  Watch it: squeue --name={queue_label(job)}; hymt-batch status {shlex.join(job.folder_words())}",
+            "  If a task is lost, run the same command again: it submits what is missing.",
+        ]
+    )
