@@ -31,6 +31,7 @@ from hymt_batch.run import error_advice
 from hymt_batch.source import discovery
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 from hymt_batch.source.shards import SkippedShard, cut_shards, read_documents
+from hymt_batch.write import place_row
 from hymt_batch.write.settings import WriteConfig, WriteFormat
 from jobs import __main__ as front
 from jobs import verify
@@ -464,3 +465,9 @@ def test_a_format_is_named_in_the_registry_alone() -> None:
             (line,) = [line for line in text.splitlines() if line.startswith("format: ")]
             comment = line.partition("#")[2]
             assert all(name in comment for name in (first, *names))
+
+
+def test_a_place_that_keeps_its_source_has_no_flag_of_a_translation_that_was_not_written() -> None:
+    row = Row(0, b"", Status.OK, "a", ("loop", "codes_moved"))
+    kept = place_row.with_source_kept(row)
+    assert (kept.status, kept.text, kept.flags) == (Status.GENERATION_ERROR, "", ("loop", "source_kept"))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -328,8 +331,12 @@ def test_columns_are_converted_to_json_lines(tmp_path: Path, name: str, job: Job
 
 def test_a_chat_in_parquet_is_refused_with_what_reads_it(tmp_path: Path, job: Job) -> None:
     parquet.write_table(pa.Table.from_pylist([{"messages": [{"content": "a"}]}]), tmp_path / "in.parquet")
-    with pytest.raises(ConfigError, match="Write the file as JSON lines"):
+    with pytest.raises(ConfigError, match="elements of lists") as caught:
         job(f"source.path={tmp_path / 'in.parquet'}", CHAT, "name=n")
+    command = shlex.split(caught.value.fix.partition("Command: ")[2])
+    subprocess.run([sys.executable, *command[1:]], check=True, capture_output=True)
+    job(f"source.path={tmp_path / 'in.parquet.jsonl'}", CHAT, "name=n")
+    assert translations(tmp_path, "n", "in.parquet.jsonl") == [{"messages.0.content": "A"}]
 
 
 def test_a_field_that_only_another_file_has_is_no_error(tmp_path: Path, job: Job) -> None:

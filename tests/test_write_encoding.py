@@ -153,6 +153,15 @@ def test_a_target_language_whose_script_is_not_in_the_encoding_is_refused(
     job(*settings, f"tgt_lang={code}", "source.tgt_lang_field=to")  # no row has the job's language
 
 
+def test_a_format_that_can_escape_takes_every_language(tmp_path: Path) -> None:
+    source = tmp_path / "in.json"
+    source.write_bytes('{"a": "rain 雨", "b": ["sun"]}'.encode("shift-jis"))
+    settings = (f"source.path={source}", "name=n", "source.encoding=shift-jis", "write.encoding=input", "tgt_lang=fr")
+    fake_job.Job(tmp_path)(*settings)
+    written = (tmp_path / "out/n/translated/in.json").read_bytes().decode("shift-jis")
+    assert json.loads(written) == {"a": "RAIN 雨", "b": ["SUN"]}
+
+
 def test_every_language_has_letters() -> None:
     assert set(letters.LETTERS) == set(languages.LANGUAGES)
     usual = {"fr": "latin-1", "de": "cp1252", "pl": "iso8859-2", "cs": "cp1250", "tr": "cp1254", "ru": "koi8-r"}

@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from hymt_batch.formats.line_input import BOM
 from hymt_batch.formats.row_reader import RowError, not_utf8_message
 from hymt_batch.formats.spliced import Place, PlaceOptions, spliced_format
+from hymt_batch.formats.text_encoding import BOM
 from hymt_batch.formats.unspaced import UNSPACED, count_columns, space_between
 from hymt_batch.records import Document, Status
 

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch.formats.compressed_stream import open_published
-from hymt_batch.formats.text_encoding import UTF8
-
-BOM = b"\xef\xbb\xbf"
+from hymt_batch.formats.text_encoding import BOM, UTF8
 
 
 def count_lines(path: Path, encoding: str = UTF8) -> int:

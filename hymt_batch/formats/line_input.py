@@ -9,9 +9,9 @@ from dataclasses import replace
 from hymt_batch.formats.bytestream import ByteStream
 from hymt_batch.formats.options import ReadOptions
 from hymt_batch.formats.row_reader import ReadContext, RowReader, Rows
+from hymt_batch.formats.text_encoding import BOM
 from hymt_batch.records import Input, Preamble
 
-BOM = b"\xef\xbb\xbf"
 HASH_BYTES = 1 << 20
 
 ReadHead = Callable[[ByteStream, ReadOptions, tuple[str, ...]], Preamble]

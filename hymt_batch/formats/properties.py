@@ -20,10 +20,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from hymt_batch.formats.line_input import BOM
 from hymt_batch.formats.output_stream import escaped
 from hymt_batch.formats.row_reader import RowError, not_utf8_message
 from hymt_batch.formats.spliced import Place, PlaceOptions, count_line_breaks, spliced_format
+from hymt_batch.formats.text_encoding import BOM, SURROGATE
 from hymt_batch.records import Status
 
 _CONTINUATION = rb"\\(?:\r\n|\r|\n)[ \t\f]*+"
@@ -40,7 +40,6 @@ _CONTROL = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
 _ESCAPED_CONTROL = {value: f"\\{name}" for name, value in _CONTROL.items()}
 _MUST_ESCAPE = re.compile(r"^[ =:]|[\\\x00-\x1f\x7f]")
 _MUST_ESCAPE_IN_ASCII = re.compile(r"^[ =:]|[^\x20-\x5b\x5d-\x7e]")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _ARGUMENT = re.compile(r"\{\s*\d+\s*[,}]")
 
 
@@ -115,7 +114,7 @@ def _unescape(value: str) -> str:
         return value
     logical = _CONTINUATION_OR_ESCAPE.sub(lambda match: match[0] if match[1] else "", value)
     text = _ESCAPE.sub(_unescape_match, logical)
-    if _SURROGATE.search(text):
+    if SURROGATE.search(text):
         try:
             return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
         except UnicodeDecodeError:

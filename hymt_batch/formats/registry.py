@@ -9,11 +9,11 @@ from hymt_batch.formats.delimited import format as delimited
 from hymt_batch.formats.format import Format, Kind
 from hymt_batch.formats.json_tree import format as json_tree
 from hymt_batch.formats.jsonl import format as jsonl
-from hymt_batch.formats.line_input import BOM
 from hymt_batch.formats.markdown import format as markdown
 from hymt_batch.formats.parquet import format as parquet
 from hymt_batch.formats.po import format as po
 from hymt_batch.formats.subtitles import srt, vtt
+from hymt_batch.formats.text_encoding import BOM
 from hymt_batch.records import Input
 
 FORMATS: tuple[Format, ...] = (

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from hymt_batch.formats.text_encoding import SURROGATE
 from hymt_batch.records import ERROR_STATUSES, LINE_BREAKS, Document, Row, has_line_break, line_ending
 
 BLANK_FLAG = "blank"
@@ -20,7 +21,6 @@ BLANK_FLAG = "blank"
 _LINE_BREAK = re.compile(f"\r\n|[{LINE_BREAKS}]")
 # legal in JSON, but the first three end a line for some readers, and a lone surrogate has no UTF-8 bytes
 _MUST_ESCAPE = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 # json.dumps builds a new encoder for each call with options, which took half the time of a row
 _encode_readable = json.JSONEncoder(ensure_ascii=False).encode
 _encode_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -49,9 +49,12 @@ def output_text(document: Document, row: Row, on_error: str) -> str:
     failed = row.status in ERROR_STATUSES
     if failed or BLANK_FLAG in row.flags:
         text = "" if failed and on_error != "source" and BLANK_FLAG not in row.flags else source_text(document)
-    if not text.isascii() and _SURROGATE.search(text):
-        return _SURROGATE.sub("\ufffd", text)
-    return text
+    return encodable(text)
+
+
+def encodable(text: str) -> str:
+    """Return a text that UTF-8 can encode: a lone surrogate becomes U+FFFD."""
+    return text if text.isascii() else SURROGATE.sub("\ufffd", text)
 
 
 def source_text(document: Document) -> str:

@@ -10,7 +10,6 @@ A file is parsed as a whole, from its start, and held in memory. Knows no format
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import Enum
@@ -25,11 +24,9 @@ from hymt_batch.formats.format import Addressing, Format, Kind, OutputSpec
 from hymt_batch.formats.options import ReadOptions
 from hymt_batch.formats.output_stream import open_output
 from hymt_batch.formats.row_reader import ReadContext, RowError, Rows, too_long_message
-from hymt_batch.formats.row_values import BLANK_FLAG
+from hymt_batch.formats.row_values import BLANK_FLAG, encodable
 from hymt_batch.formats.text_encoding import UTF8
 from hymt_batch.records import ERROR_STATUSES, Document, FormatCodes, Input, Preamble, Row, Status
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 MAX_FILE_BYTES = 256 << 20
 """Largest decompressed file: it is held in memory, by the reader and by the writer."""
@@ -248,11 +245,6 @@ class SplicedWriter:
         self._stream.write(data[self._written_to : end])
 
 
-def encodable(text: str) -> str:
-    """Return a text that UTF-8 can encode: a lone surrogate becomes U+FFFD."""
-    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
-
-
 def keeps_source(row: Row) -> bool:
     """Return whether the place of a row has no translation, so that it keeps its bytes."""
     return row.status in ERROR_STATUSES or row.status is Status.NOT_SELECTED or BLANK_FLAG in row.flags
@@ -263,11 +255,16 @@ def count_line_breaks(data: bytes, start: int, end: int) -> int:
     return data.count(b"\n", start, end) + data.count(b"\r", start, end) - data.count(b"\r\n", start, end)
 
 
+def read_published(path: Path, source_settings: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a published file in UTF-8; see `Format.count_rows` for its settings."""
+    with open_published(path, source_settings.get("encoding", UTF8)) as stream:
+        return stream.read()
+
+
 def count_places(path: Path, source_settings: Mapping[str, Any], parse: Parse) -> set[int]:
     """Count the places of a published file; see `Format.count_rows`."""
-    with open_published(path, source_settings.get("encoding", UTF8)) as stream:
-        places = parse(stream.read()).places(PlaceOptions.of(source_settings.get))
-        return {sum(1 for _ in places)}
+    places = parse(read_published(path, source_settings)).places(PlaceOptions.of(source_settings.get))
+    return {sum(1 for _ in places)}
 
 
 def spliced_format(parse: Parse, **fields: Any) -> Format:

@@ -14,6 +14,10 @@ import unicodedata
 from collections.abc import Callable, Iterator
 
 UTF8 = "utf-8"
+BOM = b"\xef\xbb\xbf"
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""A half of a surrogate pair: a string of Python or JSON can have it, UTF-8 cannot."""
+
 HEAD_BYTES = 1 << 16
 
 _MARK = re.compile(rb"\xf1([\x80-\x83])([\x80-\xbf])(?![\x80-\xbf])")

@@ -81,7 +81,7 @@ def output_encoding(preamble: Preamble, target: Format, options: WriteOptions) -
 def check_languages(
     input: Input, out_format: str, preamble: Preamble, options: WriteOptions, codes: Iterable[str]
 ) -> None:
-    """Reject an output whose encoding cannot hold the translations.
+    """Reject an output whose encoding cannot hold the translations, not even as escapes.
 
     Args:
         input: The input.
@@ -93,7 +93,8 @@ def check_languages(
     Raises:
         ConfigError: The encoding lacks letters of a target language.
     """
-    encoding = output_encoding(preamble, registry.get(out_format), options)
+    target = registry.get(out_format)
+    encoding = "" if target.escapes_characters else output_encoding(preamble, target, options)
     for code in sorted(codes) if encoding else ():
         if letter := missing_letter(code, encoding):
             raise ConfigError(

@@ -7,10 +7,12 @@ input. Ends with one JSON line.
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,12 +127,24 @@ def make_document(name: str, texts: Sequence[str]) -> str:
     if name == "po":
         head = 'msgid ""\nmsgstr "Content-Type: text/plain; charset=UTF-8\\n"\n'
         return head + "".join(f'\n#: a.c:{n}\nmsgid "{text}"\nmsgstr ""\n' for n, text in enumerate(texts))
+    if name == "json":
+        return json.dumps({f"key{n}": text for n, text in enumerate(texts)}, indent=1)
+    if name == "icu":
+        return json.dumps([f"{{count, plural, other {{{text}}}}}" for text in texts], indent=1)
+    if name == "json_rows":
+        return json.dumps([{"id": n, "text": text} for n, text in enumerate(texts)], indent=1)
     assert name == "markdown"
     return "\n".join(f"{text}\n" for text in texts)
 
 
 def pairs_of(name: str, source: str, output: str) -> list[tuple[str, str]]:
-    """Return the texts that must have the same codes: of a catalogue, each message and its translation."""
+    """Return the texts that must have the same codes: each message of a catalogue or string of JSON, or the whole."""
+    if name == "json_rows":
+        return [(row["text"], row["translation"]) for row in json.loads(output) if row["translation"]]
+    if name in ("json", "icu"):
+        before, after = (json.loads(document) for document in (source, output))
+        values = ((list(tree.values()) if isinstance(tree, dict) else tree) for tree in (before, after))
+        return list(zip(*values, strict=True))
     if name != "po":
         return [(source, output)]
     entries = re.findall(r'^msgid ((?:".*"\n)+)msgstr ((?:".*"\n)+)', output, re.MULTILINE)
@@ -139,6 +153,9 @@ def pairs_of(name: str, source: str, output: str) -> list[tuple[str, str]]:
 
 
 EXTENSIONS = {"srt": "srt", "vtt": "vtt", "properties": "properties", "po": "po", "markdown": "md"}
+EXTENSIONS |= {"json": "json", "icu": "json", "json_rows": "json"}
+FORMATS = {"icu": "json"}
+"""Name of a document -> its format, where that is another word."""
 
 
 def run_document(
@@ -166,6 +183,7 @@ def run_document(
 
     words = [f"source.path={path}", f"tgt_lang={tgt_lang}", "model=demo", "name=job", f"output_dir={work}"]
     words += ["check.max_error_rate=1", "check.stop_rate=1", "launch.progress=off"]
+    words += ["check.code_rows=true"] if name == "json_rows" else []
     with Reporter("off") as reporter:
         summary = fake_job.translate_with(config.load("translate", words), reporter, decode)
     output = (work / "job" / "translated" / path.name).read_bytes().decode()
@@ -178,7 +196,7 @@ def run_document(
             NUMBERED.search(code) and original.count(code) < written.count(code)  # no hostile answer has one of these
         )
     ]
-    counts = registry.get(name).count_rows(work / "job" / "translated" / path.name, {})
+    counts = registry.get(FORMATS.get(name, name)).count_rows(work / "job" / "translated" / path.name, {})
     if summary.rows not in counts:
         failures.append(f"{name}: {summary.rows} places, but {counts} in the output")
     if not always and (bad := summary.flags.get("source_kept", 0)):
@@ -186,11 +204,11 @@ def run_document(
     return {"places": summary.rows, **{f"flag_{flag}": n for flag, n in summary.flags.items()}}, failures
 
 
-def run(seed: int, size: int, work: Path) -> dict[str, Any]:
-    """Run documents of all formats, each with `size` places a kind of error, for a model that errs always or once."""
+def run(seed: int, size: int, work: Path, names: Sequence[str] = tuple(EXTENSIONS)) -> dict[str, Any]:
+    """Run documents of these formats, each with `size` places a kind of error, for a model that errs always or once."""
     failures: list[str] = []
     counts: dict[str, dict[str, Any]] = {}
-    for name in EXTENSIONS:
+    for name in names:
         for tgt_lang in ("fr", "zh"):
             for always in (True, False):
                 key = f"{name}-{tgt_lang}-{'always' if always else 'once'}"
@@ -200,4 +218,6 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(command.main(__doc__, run, 125, "places of each kind of error, format, language and model"))
+    unit = "places of each kind of error, format, language and model"
+    alone = {name: (partial(run, names=[name]), f"only {name}") for name in EXTENSIONS}
+    sys.exit(command.main(__doc__, run, 125, unit, alone))

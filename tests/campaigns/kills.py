@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ COLD_S = 0.4  # a new interpreter spends at least this long on imports
 FORMATS = (
     *("in.txt", "in.jsonl", "in.po", "in.parquet", "in.txt.gz", "in.properties"),
     *("in.fields.jsonl", "in.jsonl.xz", "in.txt.bz2", "in.json", "in.tree.json", "in.md", "in.document.txt"),
+    *("in.srt", "in.vtt"),
 )
 
 
@@ -301,7 +303,9 @@ def campaign(size: int, victims: Iterator[tuple[random.Random, Victim]]) -> dict
     }
 
 
-def stub_jobs(seed: int, work: Path, parts: int = 40) -> Iterator[tuple[random.Random, Victim]]:
+def stub_jobs(
+    seed: int, work: Path, parts: int = 40, formats: Sequence[str] = FORMATS
+) -> Iterator[tuple[random.Random, Victim]]:
     index = 0
     while True:
         rng = random.Random(f"{seed} {index}")
@@ -315,7 +319,7 @@ def stub_jobs(seed: int, work: Path, parts: int = 40) -> Iterator[tuple[random.R
         if long_row is not None:  # each sentence is a segment, and two are a run
             num_sentences = rng.randrange(6, 16)
             texts[long_row] = " ".join(f"Sentence {i} of row {long_row} {'word ' * 10}." for i in range(num_sentences))
-        source = folder / FORMATS[index % len(FORMATS)]
+        source = folder / formats[index % len(formats)]
         sources.write(source, texts)
         overrides = [
             "tgt_lang=fr",
@@ -340,11 +344,11 @@ def stub_jobs(seed: int, work: Path, parts: int = 40) -> Iterator[tuple[random.R
         index += 1
 
 
-def run(seed: int, size: int, work: Path) -> dict[str, Any]:
-    """Kill jobs with the stub model `size` times, about fifty times each."""
+def run(seed: int, size: int, work: Path, formats: Sequence[str] = FORMATS) -> dict[str, Any]:
+    """Kill jobs with the stub model `size` times, about fifty times each; their inputs have these names in turn."""
     warm.prepare()
     fake_engine.PAUSE_S = PAUSE_S
-    return campaign(size, stub_jobs(seed, work))
+    return campaign(size, stub_jobs(seed, work, formats=formats))
 
 
 def demo_jobs(seed: int, work: Path) -> Iterator[tuple[random.Random, Victim]]:
@@ -375,4 +379,7 @@ def run_demo(seed: int, size: int, work: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(command.main(__doc__, run, 1000, "kills", {"demo": (run_demo, "the demo model instead of the stub")}))
+    flags: dict[str, tuple[command.Run, str]] = {"demo": (run_demo, "the demo model instead of the stub")}
+    for name in FORMATS:
+        flags[name.replace("in.", "only-")] = (partial(run, formats=[name]), f"inputs named {name} alone")
+    sys.exit(command.main(__doc__, run, 1000, "kills", flags))

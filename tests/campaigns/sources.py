@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import itertools
 import json
 import lzma
 import re
@@ -56,6 +57,11 @@ def _entry(path: Path, row: int, text: str) -> str:
         return f'# {row}\nmsgctxt "{row}"\nmsgid "{text}"\nmsgstr ""\n\n'
     if path.suffix == ".md":
         return f"- {text}\n"
+    if path.suffix == ".srt":
+        return f"{row + 1}\n00:00:01,000 --> 00:00:02,000\n{text}\n\n"
+    if path.suffix == ".vtt":
+        header = "" if row else "WEBVTT\n\n"
+        return f"{header}00:01.000 --> 00:02.000\n{text}\n\n"
     if DOCUMENT in path.name:
         return f"{text}\n\n"
     return f"key{row} = {text}\n" if path.suffix == ".properties" else f"{text}\n"
@@ -107,6 +113,8 @@ def read(path: Path) -> list[str]:
     if path.suffix in (".po", ".properties"):
         matches = (re.fullmatch(r'msgstr "(.*)"|key\d+ = (.*)', line) for line in lines)
         return [match[1] or match[2] or "" for match in matches if match]
+    if path.suffix in (".srt", ".vtt"):
+        return [line for before, line in itertools.pairwise(lines) if "-->" in before]
     if path.suffix == ".md" or DOCUMENT in path.name:
         return [line.removeprefix("- ") for line in lines if line]
     return [json.loads(line)["translation"] for line in lines] if ".jsonl" in path.name else lines

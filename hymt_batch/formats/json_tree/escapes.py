@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 
-from hymt_batch.formats.spliced import encodable
+from hymt_batch.formats.row_values import encodable
 
 _HEX_ESCAPE = re.compile(rb"(?<!\\)(?:\\\\)*+\\u([0-9a-fA-F]{4})")
 _MUST_ESCAPE = '"\\\\\x00-\x1f'

@@ -8,12 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.formats.compressed_stream import open_published
 from hymt_batch.formats.json_tree.places import JsonTreeFile
 from hymt_batch.formats.json_tree.plural_categories import MOST_CATEGORIES, MOST_ORDINAL
 from hymt_batch.formats.json_tree.writer import JsonTreeWriter
-from hymt_batch.formats.spliced import PlaceOptions, spliced_format
-from hymt_batch.formats.text_encoding import UTF8
+from hymt_batch.formats.spliced import PlaceOptions, read_published, spliced_format
 
 
 def _count_rows(path: Path, source_settings: Mapping[str, Any]) -> set[int]:
@@ -22,8 +20,7 @@ def _count_rows(path: Path, source_settings: Mapping[str, Any]) -> set[int]:
     See `Format.count_rows`.
     """
     options = PlaceOptions.of(source_settings.get)
-    with open_published(path, source_settings.get("encoding", UTF8)) as stream:
-        file = JsonTreeFile(stream.read())
+    file = JsonTreeFile(read_published(path, source_settings))
     fewest, cardinal, ordinal = (
         sum(1 for _ in file.places(replace(options, tgt_lang=language)))
         for language in ("", MOST_CATEGORIES, MOST_ORDINAL)

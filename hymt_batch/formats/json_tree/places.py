@@ -19,12 +19,11 @@ from hymt_batch.formats.json_tree.key_patterns import KeyFilter
 from hymt_batch.formats.json_tree.plural_categories import categories
 from hymt_batch.formats.json_tree.tokenizer import StringValue, bounded_name, find_strings, member_name, unescape
 from hymt_batch.formats.language_codes import names_language
-from hymt_batch.formats.line_input import BOM
 from hymt_batch.formats.row_reader import RowError, not_utf8_message
 from hymt_batch.formats.spliced import Place, PlaceOptions
+from hymt_batch.formats.text_encoding import BOM, SURROGATE
 from hymt_batch.records import FormatCodes, Status
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _ONE_UNIT = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.|[\x00-\x7f]|[^\x00-\x7f][\x80-\xbf]*"
 )
@@ -102,7 +101,7 @@ class JsonTreeFile:
             text = unescape(self._data[value.start : value.end])
         except UnicodeDecodeError as error:
             raise RowError(not_utf8_message(error, "string"), Status.BAD_ENCODING) from None
-        if not text.isascii() and _SURROGATE.search(text):
+        if not text.isascii() and SURROGATE.search(text):
             message = "has half of a surrogate pair in \\u escapes, which is no character. Write both halves."
             raise RowError(message, Status.BAD_ENCODING)
         return text

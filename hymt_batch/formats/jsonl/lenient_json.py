@@ -7,13 +7,12 @@ import re
 from typing import Any
 
 from hymt_batch.formats.jsonl.json_scan import scan_json_object
+from hymt_batch.formats.text_encoding import BOM, SURROGATE
 from hymt_batch.formats.text_fields import look_up
 
 MAX_DEPTH = 256
 """Deepest nesting of a row. Python's own limit depends on the caller's stack, so a row near it could be accepted in one
 pass and rejected in the next."""
-BOM = b"\xef\xbb\xbf"
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _BRACKETS = re.compile(r'"(?:[^"\\]++|\\.?)*+"?|[\[{\]}]', re.DOTALL)
 
 
@@ -96,4 +95,4 @@ def parse_rejected_row(raw: bytes, field: str) -> tuple[str | None, dict[str, An
 
 
 def _replace_surrogates(text: str) -> str:
-    return _SURROGATE.sub("\ufffd", text)
+    return SURROGATE.sub("\ufffd", text)

@@ -19,11 +19,11 @@ from hymt_batch.formats.format import OutputSpec
 from hymt_batch.formats.jsonl.elements import Elements
 from hymt_batch.formats.jsonl.reader import read_head, read_rows
 from hymt_batch.formats.jsonl.writer import JsonlWriter
-from hymt_batch.formats.line_input import BOM, LineInput
+from hymt_batch.formats.line_input import LineInput
 from hymt_batch.formats.long_rows import LongRow, RowScan
 from hymt_batch.formats.options import ReadOptions
 from hymt_batch.formats.row_reader import ReadContext, Rows
-from hymt_batch.formats.text_encoding import UTF8
+from hymt_batch.formats.text_encoding import BOM, UTF8
 from hymt_batch.records import Document, Input, Preamble, Row
 
 log = logging.getLogger(__name__)

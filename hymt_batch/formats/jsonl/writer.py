@@ -23,6 +23,7 @@ from hymt_batch.formats.row_values import (
     dump_json,
     repair_utf8,
 )
+from hymt_batch.formats.text_encoding import BOM
 from hymt_batch.records import ERROR_STATUSES, Document, Row, Status, line_ending
 
 _JSON_WHITESPACE = b" \t\r\n"
@@ -71,7 +72,7 @@ class JsonlWriter:
             body = inside.rstrip(_JSON_WHITESPACE)
             comma = b"" if body.lstrip(_JSON_WHITESPACE) == b"{" else self._comma
             return body + comma + self._added_pairs(document, row) + raw[len(body) :]
-        raw = raw.removeprefix(b"\xef\xbb\xbf")  # a BOM inside a file, from files that were concatenated
+        raw = raw.removeprefix(BOM)  # a BOM inside a file, from files that were concatenated
         scan = scan_json_object(raw, names=self._names)
         body, tail = raw[: scan.pairs_end], raw[scan.pairs_end :] if scan.is_complete else b"}" + line_ending(raw)
         if not scan.present_names.isdisjoint(self._names):

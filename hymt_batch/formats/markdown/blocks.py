@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from hymt_batch.formats.line_input import BOM
 from hymt_batch.formats.markdown import gaps
 from hymt_batch.formats.markdown.inline import MAX_QUOTES, tokenize
 from hymt_batch.formats.markdown.parser import INLINE_EVENTS, INLINE_TAGS, Event, find_references, read_events
@@ -19,6 +18,7 @@ from hymt_batch.formats.markdown.pieces import divide, plain_piece
 from hymt_batch.formats.markdown.writing import PARAGRAPHS, Surroundings
 from hymt_batch.formats.row_reader import RowError, not_utf8_message
 from hymt_batch.formats.spliced import Place, PlaceOptions, count_line_breaks
+from hymt_batch.formats.text_encoding import BOM
 from hymt_batch.records import Status
 
 _INLINE = INLINE_EVENTS | {"SoftBreak", "HardBreak", "TaskListMarker"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -84,11 +86,20 @@ def check_columns(table: Table, config: ReadOptions) -> None:
         arrow_type = _column_type(schema, name)
         why, fix = f"Its text columns are {texts[:20]}.", f"Set source.{key} to one of them."
         if arrow_type is None and TextFields([name]).has_wildcards:
-            fix = "Write the file as JSON lines, where * matches the elements of a list."
+            raise _wildcard_error(path, f"source.{key}={name}")
         if arrow_type is None:
             raise ConfigError(f"{path} has no column {name!r}", why=why, fix=fix)
         if not _is_text_type(arrow_type, pa):
             raise ConfigError(f"Column {name!r} of {path} is {arrow_type}, not text", why=why, fix=fix)
+
+
+def _wildcard_error(path: str, setting: str) -> ConfigError:
+    new = f"{path}.jsonl"
+    script = f"import datasets; datasets.Dataset.from_parquet({json.dumps(path)}).to_json({json.dumps(new)})"
+    return ConfigError(
+        f"{setting} names elements of lists, which are not read from tables such as {path}",
+        fix=f"Set {shlex.quote(f'source.path={new}')} after this command. Command: python -c {shlex.quote(script)}",
+    )
 
 
 def present_fields(schema: Any, config: ReadOptions) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from hymt_batch.formats.language_codes import names_language
-from hymt_batch.formats.line_input import BOM
 from hymt_batch.formats.po import comments, directives, header, plural, strings
 from hymt_batch.formats.po.charset import NO_CHARSET, find_charset, mask
 from hymt_batch.formats.po.header import CONTENT_TYPE, LANGUAGE, PLURAL_FORMS, Edit, Header
@@ -21,7 +20,7 @@ from hymt_batch.formats.po.strings import Layout
 from hymt_batch.formats.po.tokenizer import Entry, Span, parse
 from hymt_batch.formats.row_reader import RowError
 from hymt_batch.formats.spliced import Place, PlaceOptions, UnreadableFileError
-from hymt_batch.formats.text_encoding import UTF8
+from hymt_batch.formats.text_encoding import BOM, UTF8
 from hymt_batch.records import Status
 
 EMPTY = '""'

@@ -8,10 +8,9 @@ from __future__ import annotations
 import contextlib
 import re
 
-from hymt_batch.formats.line_input import BOM
 from hymt_batch.formats.po.strings import Charset
 from hymt_batch.formats.spliced import UnreadableFileError
-from hymt_batch.formats.text_encoding import MARKS, STATEFUL, UTF8, normalize
+from hymt_batch.formats.text_encoding import BOM, MARKS, STATEFUL, UTF8, normalize
 
 NO_CHARSET = "charset"
 """What a template has in the place of a charset."""

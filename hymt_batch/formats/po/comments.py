@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from hymt_batch.formats.line_input import BOM
 from hymt_batch.formats.po.header import Edit
 from hymt_batch.formats.po.tokenizer import Entry
+from hymt_batch.formats.text_encoding import BOM
 
 FUZZY = "fuzzy"
 _SEPARATOR = re.compile(r"[,\s]+")

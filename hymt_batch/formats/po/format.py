@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.formats.compressed_stream import open_published
 from hymt_batch.formats.po.catalogue import Catalogue
 from hymt_batch.formats.po.writer import CatalogueWriter
-from hymt_batch.formats.spliced import PlaceOptions, spliced_format
-from hymt_batch.formats.text_encoding import UTF8
+from hymt_batch.formats.spliced import PlaceOptions, read_published, spliced_format
 
 
 def _count_rows(path: Path, source_settings: Mapping[str, Any]) -> set[int]:
@@ -20,9 +18,7 @@ def _count_rows(path: Path, source_settings: Mapping[str, Any]) -> set[int]:
     An output does not tell which of its translations are new, unless all are.
     """
     options = PlaceOptions.of(source_settings.get)
-    with open_published(path, UTF8) as stream:
-        catalogue = Catalogue(stream.read())
-    left, every = catalogue.count_places(options)
+    left, every = Catalogue(read_published(path, {})).count_places(options)
     return {every} if options.entries == "all" else set(range(left, every + 1))
 
 

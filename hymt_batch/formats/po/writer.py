@@ -7,7 +7,8 @@ from typing import BinaryIO, cast
 from hymt_batch.formats.format import OutputSpec
 from hymt_batch.formats.output_stream import unencodable_character
 from hymt_batch.formats.po.catalogue import Catalogue, Written
-from hymt_batch.formats.spliced import Place, ReadPlace, SplicedWriter, encodable, keeps_source
+from hymt_batch.formats.row_values import encodable
+from hymt_batch.formats.spliced import Place, ReadPlace, SplicedWriter, keeps_source
 from hymt_batch.formats.text_encoding import UTF8
 from hymt_batch.records import Document, Row
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from hymt_batch.formats.line_input import BOM
 from hymt_batch.formats.spliced import Place, PlaceOptions, UnreadableFileError
 from hymt_batch.formats.subtitles.cues import find_cues, first_line_ending, safe_lines, split_lines
 from hymt_batch.formats.subtitles.places import joined_places, places_of, splice_cues, subtitle_format
+from hymt_batch.formats.text_encoding import BOM
 
 
 class SubRipFile:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from hymt_batch.formats.line_input import BOM
 from hymt_batch.formats.spliced import Place, PlaceOptions, UnreadableFileError
 from hymt_batch.formats.subtitles.cues import Cue, Line, first_line_ending, make_cue, safe_lines, split_lines
 from hymt_batch.formats.subtitles.places import joined_places, places_of, splice_cues, subtitle_format
+from hymt_batch.formats.text_encoding import BOM
 
 _HEADER = re.compile(rb"WEBVTT(?:[ \t][^\r\n]*)?(?=[\r\n]|\Z)")
 _ENTITY = re.compile(r"&(?:[A-Za-z]+|#\d+|#[xX][0-9A-Fa-f]+);")
