@@ -166,6 +166,7 @@ def launcher_of(points: Sequence[SweepPoint]) -> Callable[[Any], ExitCode] | Non
             words=words[id(job)],
             launch=job.launch,
             per_task=job.shard.per_task,
+            strict=job.strict,
             cwd=os.getcwd(),
             program=command.of_this_machine(),
         )

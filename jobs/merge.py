@@ -26,6 +26,7 @@ from hymt_batch.run.reporter import Reporter, next_command, render_summary
 from hymt_batch.run.run_status import RunStatus
 from hymt_batch.shard import format_units
 from hymt_batch.signals import StopRequest
+from hymt_batch.storage_error import wrap_os_errors
 from hymt_batch.write import job_folders, shard_plan
 from hymt_batch.write.claim import TaskRule
 from hymt_batch.write.lease import LeaseTimes
@@ -79,11 +80,7 @@ def merge(job: TranslateJob, plan: ShardPlan, stop: StopRequest, reporter: Repor
     with closing(tasks.planned_inputs(job, plan)) as inputs:
         requested = RequestedJob(read_job(OS_FS, folder, plan), skipped=tuple(plan.skipped))
         progress = UnitProgress(OS_FS.within(folder), folder, plan)
-
-        def is_missing(unit: int) -> bool:
-            return unit < plan.num_units and not progress.is_complete(plan.unit(unit))
-
-        rule = TaskRule(wait_for=is_missing, check_stop=stop.raise_if_requested)
+        rule = TaskRule(wait=True, check_stop=stop.raise_if_requested)
         times = LeaseTimes(job.launch.lease_ttl_s, job.launch.lease_beat_s)
         with (
             Output.open(folder, requested, input_access(job, inputs), job.write, times, tasks=rule) as output,
@@ -127,10 +124,11 @@ def publish(output: Output, plan: ShardPlan, progress: UnitProgress, stop: StopR
     missing = []
     for unit in plan.units():  # a task that was killed may not have made the record of a shard whose parts it committed
         stop.raise_if_requested()
-        if not progress.is_complete(unit) and not all(
-            output.finish_if_committed(file.input, record) for file, record in unit.shards()
-        ):
-            missing.append(unit.index)
+        with wrap_os_errors(f"the state of shard {unit.index}"):
+            if not progress.is_complete(unit) and not all(
+                output.finish_if_committed(file.input, record) for file, record in unit.shards()
+            ):
+                missing.append(unit.index)
     if missing:
         shards = format_units(missing, 20)
         raise MissingError(

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hymt_batch import manifest, sanitize, streams
 from hymt_batch.check.settings import CheckConfig
-from hymt_batch.errors import ExitCode
+from hymt_batch.errors import ExitCode, IdentityError
 from hymt_batch.fs import OS_FS, list_names, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, StateDamagedError, StateMissingError, StatePermissionError
@@ -44,6 +44,7 @@ from hymt_batch.write import (
     segment_run,
     state_file,
     stop_reason,
+    task_status,
 )
 from hymt_batch.write import lease_holder as holders
 from hymt_batch.write import part as parts
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 H = TypeVar("H")
 
 NOT_PUBLISHED = "is missing or not the published version"
+MAX_TASKS = 20  # that the text lists
 MAX_FAILED = 20  # files that are not of their format, and that the text lists
 MAX_MESSAGE_CHARS = 300  # longer messages are shortened to this length
 MIN_PAUSE_S, PAUSE_FACTOR = 60.0, 10
@@ -102,6 +104,7 @@ class JobStatus:
     holder: dict[str, Any] | None = None  # the process that holds the lease
     holder_alive: bool | None = None  # None if this machine cannot determine it
     running: bool = False  # a process holds the lease and is alive, as far as this machine can tell
+    prepared: dict[str, Any] | None = None  # shards, shards_complete, rows and tasks of a prepared job
     log: str = ""  # path of the newest log file
     ended: dict[str, Any] | None = None  # why the last run stopped: exit_code, why, at (UTC), error
     errors: list[dict[str, str]] = field(default_factory=list)  # first rows without a translation: id, status, message
@@ -190,6 +193,7 @@ def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> No
     logs = [name for name in list_names(fs, folder / "logs") if LOG_NAME.fullmatch(name)]
     job_status.log = str(folder / "logs" / logs[-1]) if logs else ""
     _add_holder(fs, folder, job_status)
+    _add_tasks(fs, folder, job_status)
     for path, what in path_check.state_obstacles(fs, folder):
         job_status.findings.add(Kind.OBSTACLE, path.relative_to(folder), what)
     stop_record = stop_reason.read(fs, folder)
@@ -238,6 +242,9 @@ def _add_progress(job_status: JobStatus, progress: RunProgress | None, complete:
     """Fill in the totals: those of a complete job are its rows, others are what the newest run recorded."""
     if complete:
         job_status.rows_total, job_status.share, job_status.left_s = job_status.rows, 1.0, 0.0
+    elif job_status.prepared is not None:
+        job_status.rows_total = job_status.prepared["rows"]
+        job_status.share = job_status.rows / max(1, job_status.rows_total)
     elif progress is not None and progress.share != 1.0 and progress.at >= job_status.created:
         # else it is that of a job that was complete, or that was there before, and nothing is known of this one yet
         job_status.rows_total_estimated = progress.is_estimate
@@ -298,6 +305,35 @@ def _add_holder(fs: Fs, folder: Path, job_status: JobStatus) -> None:
     alive, beat_age_s = holders.is_alive(holder, holders.current_process()), job_status.holder["beat_age_s"]
     job_status.holder_alive = alive
     job_status.running = bool(alive) or (alive is None and (beat_age_s is None or beat_age_s <= MAX_BEAT_AGE_S))
+
+
+def _add_tasks(fs: Fs, folder: Path, job_status: JobStatus) -> None:
+    """Fill in the tasks of a prepared job, one of which is enough for the job to be running."""
+    try:
+        tasks = task_status.read(fs, folder, MAX_BEAT_AGE_S)
+    except IdentityError as error:
+        job_status.findings.add(Kind.DAMAGE, ".hymt/plan.json", error.why or error.what)
+        return
+    if tasks is not None:
+        job_status.prepared = asdict(tasks)
+        job_status.running = job_status.running or tasks.num_working > 0
+
+
+def _describe_tasks(prepared: dict[str, Any]) -> list[str]:
+    """Return lines about the shards of a prepared job and the tasks that work on them."""
+    complete, shards = prepared["shards_complete"], prepared["shards"]
+    lines = [
+        f"  prepared  {complete:,} of {plural(shards, 'shard')} complete, {plural(prepared['rows'], 'row')} in all"
+    ]
+    for task in prepared["tasks"][:MAX_TASKS]:
+        state = "works on it" if task["working"] else "is dead" if task["alive"] is False else "is silent"
+        lines.append(
+            f"  task      shard {task['shard']}: process {task['pid']} on {task['host']} since {task['since']} "
+            f"{state}, last heartbeat {task['beat_age_s']} s ago"
+        )
+    if (more := len(prepared["tasks"]) - MAX_TASKS) > 0:
+        lines.append(f"  task      and {more:,} more")
+    return lines
 
 
 def _add_file(inspected: _Folder, input: Input, job_status: JobStatus, rates: _Rates, flags: Counter[str]) -> None:
@@ -478,6 +514,8 @@ def render(job_status: JobStatus) -> str:
             f"  parts     {job_status.parts} waiting to be assembled",
             f"  rows      {_describe_rows(job_status)}",
         ]
+    if job_status.prepared is not None and job_status.state != "complete":
+        lines += _describe_tasks(job_status.prepared)
     lines += _describe_progress(job_status)
     if errors := {name: count for name, count in job_status.counts.items() if name in ERROR_STATUSES}:
         lines.append(f"  errors    {_describe_counts(errors)}")
@@ -521,6 +559,8 @@ def render(job_status: JobStatus) -> str:
         lines.append(f"  {FIXES[Kind.OBSTACLE]}")
     elif job_status.state == "damaged":
         lines.append("  Run the job again to rebuild what is damaged.")
+    elif job_status.state == "stopped" and job_status.prepared is not None:
+        lines.append("  Run the tasks of the shards that hymt-batch missing prints, then hymt-batch merge.")
     elif job_status.state == "stopped":
         lines.append("  Run the same command again to continue.")
     return "\n".join(lines)

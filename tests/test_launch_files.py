@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 import shutil
@@ -86,6 +87,29 @@ def test_a_retry_follows_only_on_codes_that_it_may_mend() -> None:
     assert policy(document["spec"]["jobTemplate"]["spec"]) == {"FailJob": {int(code) for code in NO_RETRY}}
     retried = set(ExitCode) - set(NO_RETRY)
     assert retried == {ExitCode.COMPLETE, ExitCode.LEASE_HELD, ExitCode.STOPPED}
+
+
+def test_an_indexed_job_has_an_index_a_task_and_fails_only_what_must_fail() -> None:
+    job = command("k8s", (*WORDS, "shard.per_task=4", "launch.on_failure=x"), image="r/h:1", array_parallelism=3)
+    job = dataclasses.replace(job, per_task=4)
+    tasks, merge = documents(job, num_shards=10)
+    spec = tasks["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 3, 3)
+    assert spec["backoffLimitPerIndex"] == 20 and "backoffLimit" not in spec
+    (container,) = pod(spec)["containers"]
+    assert container["args"][-3:] == ["name=n", "shard.index=auto", "shard.per_task=4"]
+    assert not any(arg.startswith("launch.on_") for arg in container["args"]), "it is about the whole job"
+    assert policy(spec) == {"FailJob": {1, 2, 3, 4}, "FailIndex": {6, 7, 8, 10, 70}}
+    assert merge["spec"]["suspend"] is True
+    assert pod(merge["spec"])["containers"][0]["args"] == ["merge", "name=n"]
+    assert "nvidia.com/gpu" not in pod(merge["spec"])["containers"][0]["resources"]["limits"]
+    assert f"job/{merge['metadata']['name']} --patch" in kubernetes.manifests(job, 10), "how to start it"
+
+
+def test_an_indexed_job_needs_a_plan_or_the_number_of_its_tasks() -> None:
+    with pytest.raises(ConfigError, match=r"launch\.tasks=N"):
+        kubernetes.manifests(command("k8s", image="r/h:1"), None)
+    assert documents(command("k8s", image="r/h:1", tasks=7))[0]["spec"]["completions"] == 7
 
 
 @pytest.mark.parametrize("name", ["News_2026", "-", "语料", "x" * 200, "a.b"])

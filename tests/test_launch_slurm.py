@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -120,7 +121,14 @@ def test_each_point_of_a_sweep_is_submitted_by_itself(
     assert (tmp_path / "outputs/s/tgt_lang=fr/.hymt/plan.json").exists()
 
 
-@pytest.mark.parametrize("word", ["source.path=-", "shard.index=3"])
+def test_a_task_gets_no_word_that_is_for_the_whole_job() -> None:
+    words = ("a=b", "overwrite=true", "on_input_change=redo", "strict=true", "launch.on_success=x", "launch.workers=2")
+    of_job = dataclasses.replace(job(), words=words, strict=True)
+    assert of_job.job_words(task=True) == ["a=b", "launch.workers=2", "strict=false", "name=n"]
+    assert of_job.job_words(task=False) == [*words, "name=n"]
+
+
+@pytest.mark.parametrize("word", ["source.path=-", "shard.index=3", "on_mismatch=fork"])
 def test_what_tasks_cannot_do_is_refused(word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in.txt").write_text("x\n")

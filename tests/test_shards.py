@@ -288,6 +288,7 @@ def test_the_claim_of_a_silent_task_is_taken_over(cluster: Cluster) -> None:
     assert cluster.task("1", *times) == 0
     assert not path.exists()
     claim_of(cluster, 2)
+    claim_of(cluster, 1)  # of a complete shard: nobody waits for it
     assert cluster.translate(*times) == 0
     assert not path.parent.exists()
 
@@ -306,6 +307,28 @@ def test_a_merge_waits_for_the_task_of_a_missing_shard_and_drops_it_when_it_is_s
     assert cluster.task("4") == 0
     assert cluster.inspect("merge") == 0
     assert claim.claimed_units(OS_FS, cluster.out / "job") == []
+
+
+def test_status_shows_all_tasks(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cluster.prepare() == 0
+    assert cluster.task("0-1") == 0
+    claim_of(cluster, 3, pid=77)
+    dead = replace(lease_holder.current_process(), owner="dead", pid=lease_holder.MAX_PID)
+    claim_path(cluster.out / "job", 4).write_bytes(manifest.canonical_json(asdict(dead)))
+    capsys.readouterr()
+    assert cluster.inspect("status", "fail=true") == 0  # somebody works
+    out = capsys.readouterr().out
+    assert ": running\n" in out and "2 of 5 shards complete, 24 rows in all" in out
+    assert "shard 3: process 77 on node7 since" in out and "works on it" in out
+    assert f"shard 4: process {lease_holder.MAX_PID}" in out and "is dead" in out
+    claim.clear(OS_FS, cluster.out / "job")
+    assert cluster.inspect("status", "fail=true", "format=json") == 8
+    value = json.loads(capsys.readouterr().out)
+    assert (value["prepared"]["shards_complete"], value["prepared"]["tasks"]) == (2, [])
+    assert (value["rows"], value["rows_total"]) == (10, 24)
+    assert cluster.task("2-4") == 0
+    assert cluster.inspect("merge") == 0
+    assert cluster.inspect("status", "fail=true") == 0
 
 
 def test_two_writers_of_a_shard_are_harmless(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,9 @@ NO_RETRY = (
 )
 """Exit codes after which the same command ends in the same way. After the others (5, 75, a kill) it may succeed."""
 
+OF_THE_FOLDER = frozenset({"shard.index", "shard.per_task", "overwrite", "on_mismatch", "on_input_change", "strict"})
+"""Settings that `prepare` or the launcher acts on, and that a task refuses or must not have."""
+
 OWN_OF_A_RUN = frozenset({"on_success", "on_failure", "hook_timeout_s", "metrics_file", "if_held"})
 """Settings below `launch` that are about a whole job, not about one of its tasks."""
 
@@ -41,6 +44,7 @@ class JobCommand:
     words: tuple[str, ...]  # overrides as the user wrote them, each KEY=VALUE
     launch: LaunchConfig
     per_task: int = 1  # shards of a task
+    strict: bool = False  # strict=true, perhaps by a preset
     cwd: str = ""  # the folder that relative paths are relative to
     program: tuple[str, ...] = ()  # the command that starts hymt-batch, for a scheduler on machines like this one
 
@@ -61,9 +65,12 @@ class JobCommand:
         """
         dropped = {f"launch.{name}" for name in scheduler_settings.NAMES} | {"launch"}
         if task:
-            dropped |= {f"launch.{name}" for name in OWN_OF_A_RUN} | {"shard.index", "shard.per_task", "overwrite"}
+            dropped |= {f"launch.{name}" for name in OWN_OF_A_RUN} | OF_THE_FOLDER
         dropped |= {"name", "output_dir"}  # those of a point of a sweep are not as they were written
-        return [*(word for word in self.words if word.partition("=")[0] not in dropped), *self.folder_words()]
+        words = [word for word in self.words if word.partition("=")[0] not in dropped]
+        if task and self.strict:  # a warning is no reason to repeat a task, or to end the others
+            words.append("strict=false")
+        return [*words, *self.folder_words()]
 
     def folder_words(self) -> list[str]:
         """Return the overrides that name the folder; all that some jobs need."""

@@ -31,6 +31,14 @@ def launch(job: JobCommand, show: Callable[[str], object]) -> ExitCode:
             f"source.path=- cannot be read by launch={job.launch.target.value}",
             fix="Write the rows to a file, and set source.path=FILE.",
         )
+    has_tasks = job.launch.target in (Target.slurm, Target.k8s)
+    forks = [word for word in job.words if word in ("on_mismatch=fork", "on_input_change=fork")]
+    if has_tasks and forks:
+        raise ConfigError(
+            f"{forks[0]} does not go with launch={job.launch.target.value}",
+            why="the tasks would not know the new folder",
+            fix="Set another name= instead.",
+        )
     if any(word.startswith("shard.index=") for word in job.words):
         raise ConfigError(
             f"shard.index= does not go with launch={job.launch.target.value}",

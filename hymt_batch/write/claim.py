@@ -21,12 +21,13 @@ from hymt_batch.errors import LeaseError
 from hymt_batch.fs import list_names, remove, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import plural
-from hymt_batch.write import lease
+from hymt_batch.write import lease, shard_plan
 from hymt_batch.write import lease_holder as holders
 from hymt_batch.write.lease import HeldError, Lease
 from hymt_batch.write.lease_file import read_bytes
 from hymt_batch.write.lease_holder import LeaseHolder
 from hymt_batch.write.storage import DurableFolders
+from hymt_batch.write.unit_progress import UnitProgress
 
 log = logging.getLogger(__name__)
 
@@ -117,14 +118,14 @@ class Claims:
 class TaskRule:
     """What the owner of a folder does about tasks that work in it; by default it refuses to work beside any."""
 
-    wait_for: Callable[[int], bool] | None = None  # whether to wait for the task that works on a unit
-    check_stop: Callable[[], None] = lambda: None  # called while waiting
+    wait: bool = False  # wait for the tasks that work on a unit that is not complete
+    check_stop: Callable[[], None] = lambda: None  # called while waiting; raises if a stop was requested
     ignore: bool = False  # leave the tasks, their claims and their files alone
 
     def settle(self, fs: Fs, folder: Path, ttl_s: float, beat_s: float) -> None:
         """Follow the rule; see `settle`."""
-        if not self.ignore:
-            settle(fs, folder, ttl_s=ttl_s, beat_s=beat_s, wait_for=self.wait_for, check_stop=self.check_stop)
+        if not self.ignore and claimed_units(fs, folder):
+            settle(fs, folder, self, ttl_s=ttl_s, beat_s=beat_s)
 
 
 REFUSE_TASKS = TaskRule()
@@ -133,34 +134,38 @@ REFUSE_TASKS = TaskRule()
 def settle(
     fs: Fs,
     folder: Path,
+    rule: TaskRule,
     *,
     ttl_s: float,
     beat_s: float,
-    wait_for: Callable[[int], bool] | None = None,
-    check_stop: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Wait until no task works in the folder, or raise if one does; drop the claims of dead and silent tasks.
+    """Wait until no task works on a unit that is not complete, or raise if one does; drop dead and silent claims.
 
     Args:
         fs: The file system.
         folder: The output folder, whose lease the caller holds.
+        rule: Whether to wait.
         ttl_s: Seconds without a heartbeat after which a task counts as dead.
         beat_s: Seconds between two heartbeats.
-        wait_for: Returns whether to wait for the task that works on a unit; None refuses to work beside any task.
-        check_stop: Called while waiting; raises if the caller was asked to stop.
         clock, sleep: For tests: replace the monotonic clock and the sleep, both in seconds.
 
     Raises:
-        LeaseError: A task works in the folder, and `wait_for` is None.
+        LeaseError: A task works in the folder, and the rule is not to wait.
     """
+    plan = shard_plan.read_if_any(fs, folder)
+    progress = None if plan is None else UnitProgress(fs, folder, plan)
+
+    def is_open(unit: int) -> bool:
+        return plan is None or progress is None or unit >= plan.num_units or not progress.is_complete(plan.unit(unit))
+
     seen: dict[int, tuple[bytes, float]] = {}
     told = False
     while True:
-        working = [unit for unit in claimed_units(fs, folder) if wait_for is None or wait_for(unit)]
+        working = [unit for unit in claimed_units(fs, folder) if is_open(unit)]
         for unit in list(working):
-            if _is_over(fs, folder, unit, seen, ttl_s, clock(), refuses=wait_for is None):
+            if _is_over(fs, folder, unit, seen, ttl_s, clock(), refuses=not rule.wait):
                 remove(fs, claim_path(folder, unit))
                 working.remove(unit)
         if not working:
@@ -168,7 +173,7 @@ def settle(
         if not told:
             log.warning("waiting for %s that tasks work on: %s", plural(len(working), "shard"), working[:20])
             told = True
-        check_stop()
+        rule.check_stop()
         sleep(min(max(beat_s / 2, 0.05), ttl_s))
 
 

@@ -17,7 +17,7 @@ from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord
 from hymt_batch.records import Input, Shard, ShardRecord
 from hymt_batch.shard import format_units
-from hymt_batch.storage_error import output_folder_error
+from hymt_batch.storage_error import output_folder_error, wrap_os_errors
 from hymt_batch.write import file_record, ownership, path_check
 from hymt_batch.write.attempts import AttemptMarkers
 from hymt_batch.write.claim import Claims
@@ -134,11 +134,15 @@ class TaskOutput(JobOutput):
     def begin_units(self) -> Iterator[PlannedUnit]:
         """Claim the units that are not complete one after the other, and yield those on which no other task works."""
         for unit in list(self._open_units):
-            if not self.claims.take(unit.index):
+            with wrap_os_errors(f"the claim on shard {unit.index}"):
+                is_ours = self.claims.take(unit.index)
+            if not is_ours:
                 holder = self.claims.others[unit.index]
                 log.warning("shard %d: process %d on %s works on it", unit.index, holder.pid, holder.host)
                 continue
-            if self._finish_if_committed(unit):  # by another task, until now
+            with wrap_os_errors(f"the state of shard {unit.index}"):
+                is_done = self._finish_if_committed(unit)  # by another task, until now
+            if is_done:
                 self._end(unit.index)
                 continue
             shards = [(file.input.file_id, shard.index) for file, shard in unit.shards()]

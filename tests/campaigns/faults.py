@@ -71,6 +71,7 @@ CAMPAIGNS = [
     Campaign("engine", "rows of 1 to 2,000 tokens, running out of memory at random", 10_000, 10_000, 0),
     Campaign("soak", "minutes of preemptions on a file system that fails at random", 30, 30, 0),
     Campaign("unit_kills", "kills of jobs over small files", 2_000, 500, 10),
+    Campaign("task_kills", "kills of tasks and merges", 1_000, 250, 3),
     Campaign("races", "rounds of 4 writers", 1_000, 100, 4),
     Campaign("kills", "kills", 10_000, 1_000, 100),
     Campaign("codes", "places for each kind of error and document", 1_000, 125, 3),

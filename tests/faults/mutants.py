@@ -19,11 +19,12 @@ from typing import Any
 
 from hymt_batch import fs as files
 from hymt_batch import manifest
-from hymt_batch.errors import HymtError, IdentityError
+from hymt_batch.errors import HymtError, IdentityError, MissingError
 from hymt_batch.records import Input, Part, Row, Shard, ShardRecord, Translation
 from hymt_batch.run import unit_reader
 from hymt_batch.run.unit import PartResult, Unit
 from hymt_batch.write import (
+    claim,
     cleanup,
     file_record,
     lease,
@@ -35,9 +36,11 @@ from hymt_batch.write import (
     row_lines,
     row_record,
     set_aside,
+    shard_plan,
     storage,
 )
 from hymt_batch.write import part as parts
+from hymt_batch.write.job_output import JobOutput
 from hymt_batch.write.open_files import OpenFiles
 from hymt_batch.write.output import Output
 from hymt_batch.write.part_reader import PartReader
@@ -46,12 +49,27 @@ from hymt_batch.write.publisher import Publisher
 from hymt_batch.write.record_store import RecordStore
 from hymt_batch.write.row_record import RecordContents
 from hymt_batch.write.run_store import RowSegments, RunStore
+from hymt_batch.write.shard_plan import PlannedUnit, ShardPlan
 from hymt_batch.write.storage import DurableFolders
+from hymt_batch.write.task_output import TaskOutput
+from hymt_batch.write.unit_progress import UnitProgress
 from tests.fakes import upper
 from tests.faults import worlds
 from tests.faults.explore import Erring, Explorer, Tally, Zombies, broken_after_crash, copying, no_op
 from tests.faults.simfs import SimFS
-from tests.faults.small import HOME, Seen, World, final_bytes, ids_from, make, part_way, run, simulated, solve
+from tests.faults.small import (
+    HOME,
+    Seen,
+    World,
+    final_bytes,
+    ids_from,
+    make,
+    part_way,
+    run,
+    run_prepared,
+    simulated,
+    solve,
+)
 
 Mutant = Callable[[], contextlib.AbstractContextManager[None]]
 Harness = Callable[[Path, random.Random, Tally, int], None]
@@ -508,6 +526,13 @@ SEEN_BY = {
     "the earlier output of a failed file is kept": "failed file",
     "the removal of a failed file's earlier output is not synced": "failed file",
     "a failed file is counted twice": "failed file",
+    "a merge does not look for missing shards": "tasks",
+    "a shard counts as complete before its record is made": "tasks",
+    "a task counts a unit as complete when its last file is": "tasks",
+    "a task decodes a unit without the files that are complete": "tasks",
+    "a plan does not know the units of its job": "tasks",
+    "the last unit of a plan is handed to nobody": "tasks",
+    "a merge leaves the claims of killed tasks": "tasks",
 }
 HARMLESS = "the lease is never checked"
 
@@ -588,6 +613,59 @@ def _() -> Any:
         return [*records, *(record for record in records if record.get("failed"))]
 
     return patched((Publisher, "file_records", file_records))
+
+
+@mutant("a merge does not look for missing shards")
+def _() -> Any:
+    return patched((UnitProgress, "is_complete", lambda self, unit: True))
+
+
+@mutant("a shard counts as complete before its record is made")
+def _() -> Any:
+    return patched((JobOutput, "finish_if_committed", lambda self, input, record: True))
+
+
+@mutant("a task counts a unit as complete when its last file is")
+def _() -> Any:
+    def finish_last(self: TaskOutput, unit: PlannedUnit) -> bool:
+        file, record = list(unit.shards())[-1]
+        return self.finish_if_committed(file.input, record) or self._is_published(file.input)
+
+    return patched((TaskOutput, "_finish_if_committed", finish_last))
+
+
+@mutant("a task decodes a unit without the files that are complete")
+def _() -> Any:
+    original = TaskOutput.begin_units
+
+    def begin_units(self: TaskOutput) -> Iterator[PlannedUnit]:
+        for unit in original(self):
+            left = [file for file in unit.files if self._store.shard_record(file.input, 0) is None]
+            yield replace(unit, files=left or unit.files)
+
+    return patched((TaskOutput, "begin_units", begin_units))
+
+
+@mutant("a plan does not know the units of its job")
+def _() -> Any:
+    original = shard_plan.read
+
+    def read(fs: Any, folder: Path) -> ShardPlan:
+        return replace(original(fs, folder), first_files=())
+
+    return patched((shard_plan, "read", read))
+
+
+@mutant("the last unit of a plan is handed to nobody")
+def _() -> Any:
+    original = ShardPlan.num_units.fget
+    assert original is not None
+    return patched((ShardPlan, "num_units", property(lambda self: max(1, original(self) - 1))))
+
+
+@mutant("a merge leaves the claims of killed tasks")
+def _() -> Any:
+    return patched((claim, "clear", lambda fs, folder: None))
 
 
 # harnesses: each explores about `size` states
@@ -676,6 +754,26 @@ def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
     fails_after_its_end = partial(worlds.a_file_that_failed, now="not of its format", num_steps=1000)
     for make_world in (worlds.a_failed_file, fails_after_its_end, worlds.a_file_that_failed):
         worlds.explore(folder, rng, tally, make_world, Explorer, size // 2)
+
+
+@harness("tasks")
+def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
+    """Prepare, translate in tasks, merge; and merge at first while the shards of a task are missing."""
+    world = make("a missing task", folder, rng, files=3, tasks=2)
+    solve(world)
+    fs = SimFS()
+    try:
+        run_prepared(fs, world, Seen(), tasks_to_run=1)
+        tally.fail(["I14: a merge ends while shards are missing"], world.name)
+    except MissingError:
+        if published := set(final_bytes(fs)):
+            tally.fail([f"I4: a merge that refuses publishes {published}"], world.name)
+    except HymtError as error:
+        tally.fail([f"I14: ends with {error.exit_code}: {error}"], world.name)
+    tally.counts["merges with a missing shard"] += 1
+    worlds.explore(folder, rng, tally, worlds.prepared, Explorer, size // 2)
+    worlds.explore(folder, rng, tally, worlds.prepared_files, Explorer, size, power=False)
+    worlds.explore(folder, rng, tally, worlds.prepared_without_claims, Zombies, size // 2)
 
 
 @harness("another job")

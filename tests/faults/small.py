@@ -25,16 +25,27 @@ from typing import Any
 import hymt_batch.fs as files
 from hymt_batch import file_units, manifest
 from hymt_batch.errors import IdentityError
+from hymt_batch.manifest import JobRecord
 from hymt_batch.records import Document, Input, Part, Shard, ShardRecord, Status
 from hymt_batch.run.commit_result import commit_result
 from hymt_batch.run.unit import Unit
 from hymt_batch.run.unit_reader import GetRecord, read_units
 from hymt_batch.source.shards import SkippedShard
-from hymt_batch.write import claim, identity_versions, lease, lease_holder
+from hymt_batch.write import claim, identity_versions, lease, lease_holder, shard_plan
+from hymt_batch.write.claim import TaskRule
+from hymt_batch.write.job_output import JobOutput
+from hymt_batch.write.lease import LeaseTimes
 from hymt_batch.write.lease_holder import LeaseHolder
 from hymt_batch.write.output import Output
+from hymt_batch.write.ownership import RequestedJob
+from hymt_batch.write.part import make_shard_record
+from hymt_batch.write.published_file import InputAccess
 from hymt_batch.write.settings import WriteConfig
-from jobs import translate
+from hymt_batch.write.shard_plan import PlannedFile, ShardPlan
+from hymt_batch.write.shard_table import ShardTable
+from hymt_batch.write.task_output import Task, TaskOutput
+from hymt_batch.write.unit_progress import UnitProgress
+from jobs import merge, translate
 from tests.fakes import upper
 from tests.faults.simfs import Crash, SimFS
 
@@ -64,7 +75,7 @@ HOME: Path = _Known("/job")
 PART = re.compile(r"/job/\.hymt/f(\w+)/s(\d{7})/p(\d{5})")
 RUN = re.compile(r"/job/\.hymt/f(\w+)/s(\d{7})/p(\d{5})-r(\d{5})")
 RECORD = re.compile(r"/job/\.hymt/f(\w+)/s(\d{7})\.rows")
-TEMPORARY = re.compile(r"/(\.tmp-|probe-|stale-|s\d{7}$)")
+TEMPORARY = re.compile(r"/(\.tmp-|probe-|stale-|s\d{7}$|u\d{7}$)")
 NO_SUCH_PID = 1 << 22  # above the largest process id of Linux
 _ids = itertools.count(1)
 
@@ -171,6 +182,7 @@ class World:
     renamed: dict[str, str] = field(default_factory=dict)  # published path -> its path under earlier output settings
     durable: bool = True  # folders can be synced: acknowledged parts survive a power loss
     goes_on: bool = False  # the expected output is that of an unbroken run in the folder as it is at the start
+    tasks: int = 0  # number of tasks that a prepared job is divided among; 0: one process translates it
     disorder: bool = False  # parts are committed in another order than planned, as by several workers
 
     def __post_init__(self) -> None:
@@ -232,6 +244,9 @@ class World:
 
 def run(fs: SimFS, world: World, seen: Seen, **options: Any) -> None:
     """Run the whole job in the same steps as jobs/translate.py, skipped shards included."""
+    if world.tasks:
+        run_prepared(fs, world, seen, **options)
+        return
     opening: dict[str, Any] = {
         "identity": world.identity,
         "config": world.config,
@@ -248,6 +263,79 @@ def run(fs: SimFS, world: World, seen: Seen, **options: Any) -> None:
                 if world.beats and output._lease is not None:
                     output._lease.refresh()
         output.finalize()
+
+
+def run_prepared(fs: SimFS, world: World, seen: Seen, tasks_to_run: int | None = None, **options: Any) -> None:
+    """Prepare the job, run its tasks one after the other and merge, in the same steps as the jobs of these names.
+
+    With `tasks_to_run`, the merge comes after that many tasks.
+    """
+    job = manifest.new_job(
+        world.identity,
+        world.inputs,
+        upper.ENVIRONMENT,
+        world.settings,
+        units=file_units.plan(world.inputs, world.identity),
+    )
+    access = InputAccess(world.read, upper.read_preamble, upper.shape_row)
+    times = LeaseTimes(world.ttl_s, 20.0)
+    known = None if options.get("overwrite") else shard_plan.read_if_any(fs, HOME)
+    requested = RequestedJob(job, **{**world.options, **options})
+    rule = TaskRule(ignore=known is not None)
+    with Output.open(HOME, requested, access, world.config, times, fs, rule) as output:
+        if known is None and not output.is_complete:
+            shard_plan.write(fs, HOME, planned(world, output.job_record))
+    requested = RequestedJob(job)
+    plan = shard_plan.read(fs, HOME)
+    for index in range(world.tasks if tasks_to_run is None else tasks_to_run):
+        units = list(range(index, plan.num_units, world.tasks))
+        with TaskOutput.open(HOME, requested, access, world.config, Task(plan, units, times), fs) as task_output:
+            for unit in in_disorder(task_units(world, seen, task_output), world.disorder):
+                decode(unit, seen, task_output)
+                if world.beats:
+                    task_output.claims.refresh()
+            task_output.summarize()
+    rule = TaskRule(wait=True)
+    with Output.open(HOME, requested, access, world.config, times, fs, rule) as output:
+        if not output.is_complete:
+            stop: Any = SimpleNamespace(raise_if_requested=lambda: None)
+            merge.publish(output, plan, UnitProgress(fs, HOME, plan), stop)
+        output.finalize()
+
+
+def planned(world: World, job: JobRecord) -> ShardPlan:
+    """Return the plan of the world's job."""
+    files = [
+        PlannedFile(
+            input,
+            0,
+            "",
+            None,
+            ShardTable(make_shard_record(shard) for shard, _ in world.plans[input.rel]),
+            can_seek=True,
+        )
+        for input in world.inputs
+    ]
+    return ShardPlan(job.identity_sha256, files, job.units, {}, {})
+
+
+def task_units(world: World, seen: Seen, output: TaskOutput) -> Iterator[Unit]:
+    """Yield what a task would decode, planned by the world."""
+    job: Any = SimpleNamespace(decode=None)
+    plan: Any = SimpleNamespace(max_context=0, part_limits=lambda shard: world.plans[shard.input.rel][shard.index][1])
+    prepared: Any = (
+        [
+            SimpleNamespace(
+                shard=output.check_shard(unit, file, record, world.plans[file.input.rel][record.index][0]),
+                prompts=(),
+                rejections={},
+            )
+            for file, record in unit.shards()
+        ]
+        for unit in output.begin_units()
+    )
+    recorder: Any = Recorder(world, seen)
+    return translate.pending_units(prepared, job, plan, output, recorder)
 
 
 class Recorder:
@@ -296,7 +384,7 @@ def in_disorder(units: Iterator[Unit], disorder: bool) -> Iterator[Unit]:
     yield from held
 
 
-def decode(unit: Unit, seen: Seen, output: Output) -> None:
+def decode(unit: Unit, seen: Seen, output: JobOutput) -> None:
     """Decode a unit, and commit what is missing of it, in the same steps as jobs/translate.py."""
     for result in unit.results(upper.upper_segments(unit.prompts), upper.ENVIRONMENT, ()):
         part = result.part
@@ -406,13 +494,14 @@ def make(
 def solve(world: World) -> None:
     """Set the expected output of a world by an unbroken run, on an empty file system unless it `goes_on`."""
     fs = world.start.after_kill() if world.goes_on else SimFS()
-    options = world.options
+    options, tasks = world.options, world.tasks
+    world.tasks = 0  # tasks and a merge must give what one process gives
     if not world.goes_on:
         world.options = {}
     try:
         run(fs, world, Seen())
     finally:
-        world.options = options
+        world.options, world.tasks = options, tasks
     world.golden = final_bytes(fs)
     reviews = {path for path in world.golden if path.startswith("/job/review/")}  # one, if an output has flagged rows
     assert len(world.golden) - len(reviews) == len(world.inputs) + 2

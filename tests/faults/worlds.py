@@ -300,6 +300,34 @@ def an_edited_file(folder: Path, rng: random.Random) -> World:
     return world
 
 
+def prepared(folder: Path, rng: random.Random) -> World:
+    """A job that is prepared, translated by two tasks and merged."""
+    return make("a prepared job", folder, rng, tasks=2, disorder=True)
+
+
+def prepared_files(folder: Path, rng: random.Random) -> World:
+    """A prepared job of two units: files that are decoded together, and a divided row."""
+    world = make("a prepared job of files", folder, rng, files=3, long=True, tasks=2, beats=True)
+    world.identity["batch"] |= {"plan": file_units.FIRST_PLAN, "part_tokens": 1000}
+    return world
+
+
+def prepared_without_claims(folder: Path, rng: random.Random) -> World:
+    """A prepared job of which two sets of tasks and two merges may work at once."""
+    return make("a prepared job without claims", folder, rng, files=2, tasks=2, ttl_s=0.0, tidy=False)
+
+
+def prepared_no_links(folder: Path, rng: random.Random) -> World:
+    return make(
+        "a prepared job without hard links", folder, rng, tasks=3, start=SimFS(links=False), stale=True, tidy=False
+    )
+
+
+def prepared_rows_not_kept(folder: Path, rng: random.Random) -> World:
+    config = WriteConfig(keep_rows=False)
+    return make("a prepared job whose rows are not kept", folder, rng, tasks=2, config=config)
+
+
 def without_lease(folder: Path, rng: random.Random) -> World:
     return make("no lease at all", folder, rng, ttl_s=0.0, tidy=False)
 
@@ -350,6 +378,14 @@ EXPLORED: list[tuple[Make, type[Explorer]]] = [
     (beats, Zombies),
     (without_lease, Zombies),
     (new_settings, Zombies),
+    (prepared, Explorer),
+    (prepared_files, Explorer),
+    (prepared_no_links, Explorer),
+    (prepared_rows_not_kept, Explorer),
+    (prepared, Erring),
+    (prepared, Zombies),
+    (prepared_files, Zombies),
+    (prepared_without_claims, Zombies),
 ]
 
 

@@ -131,7 +131,12 @@ def _start_munge() -> None:
         shutil.chown(key, "munge", "munge")
         key.chmod(0o400)
     words = ["setpriv", "--reuid=munge", "--regid=munge", "--clear-groups", str(find("munged"))]
-    subprocess.run(words, check=True)
+    started = subprocess.run(words, capture_output=True, text=True, check=False)
+    for _ in range(50):  # another test may have started it at the same time
+        if subprocess.run("munge -n | unmunge", shell=True, capture_output=True, check=False).returncode == 0:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"munge does not run: {started.stderr}")
 
 
 def _configure(cluster: Cluster, max_array_size: int, kill_wait_s: int) -> None:
