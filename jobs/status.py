@@ -555,15 +555,20 @@ def render(job_status: JobStatus) -> str:
     lines += [f"  problem   {problem}" for problem in job_status.findings.lines()[:20]]
     if len(job_status.findings) > 20:
         lines.append(f"  problem   and {len(job_status.findings) - 20} more")
-    if job_status.findings.lines(Kind.OBSTACLE):
-        lines.append(f"  {FIXES[Kind.OBSTACLE]}")
-    elif job_status.state == "damaged":
-        lines.append("  Run the job again to rebuild what is damaged.")
-    elif job_status.state == "stopped" and job_status.prepared is not None:
-        lines.append("  Run the tasks of the shards that hymt-batch missing prints, then hymt-batch merge.")
-    elif job_status.state == "stopped":
-        lines.append("  Run the same command again to continue.")
+    if next_step := _next_step(job_status):
+        lines.append(f"  {next_step}")
     return "\n".join(lines)
+
+
+def _next_step(job_status: JobStatus) -> str:
+    """Return what to do now; "" if nothing is to be done."""
+    if job_status.findings.lines(Kind.OBSTACLE):
+        return FIXES[Kind.OBSTACLE]
+    if job_status.state == "damaged":
+        return "Run the job again to rebuild what is damaged."
+    if job_status.state == "stopped" and job_status.prepared is not None:
+        return "Run the tasks of the shards that hymt-batch missing prints, then hymt-batch merge."
+    return "Run the same command again to continue." if job_status.state == "stopped" else ""
 
 
 def escape_line(message: str) -> str:

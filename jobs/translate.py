@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
-from itertools import compress
+from itertools import chain, compress
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch import batch, prompt, segment, signals
@@ -117,8 +117,11 @@ def translate_shards(
                 reporter.log_to(tasks.log_folder(output.folder, task))
                 log.info("arguments=%s", escape_line(shlex.join(sys.argv[1:]), 4000))
                 shards = tasks.read_units(inputs, output, plan.part_limits)
-                monitor = Monitor(job, reporter, tasks.total_units(task))
-                decode_units(job, plan, model, output, shards, monitor, stop, open_executor)
+                first = next(shards, None)  # before the weights: another task may work on all of them
+                if first is not None:
+                    monitor = Monitor(job, reporter, tasks.total_units(task))
+                    units = chain([first], shards)
+                    decode_units(job, plan, model, output, units, monitor, stop, open_executor)
             return output.summarize()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from hymt_batch.codes import SourceCodes
-from hymt_batch.demo import checkpoint, example, grammar, pronouns, terms, train, units
+from hymt_batch.demo import checkpoint, example, grammar, invented, network, pronouns, terms, train, units
 from hymt_batch.demo.example import Example
 from hymt_batch.demo.grammar import Text
 from hymt_batch.prompt import TEMPLATES, PromptFamily
@@ -122,6 +123,17 @@ def test_no_code_hides_a_number_that_a_translation_needs() -> None:
     assert not any(re.search(r"(\}|%[sd@]|\$[sd]|`|/>) [ap]m\b", row.text.en) for row in drawn("codes", 900))
 
 
+def test_new_words_stand_in_codes_only_where_they_are_asked_for() -> None:
+    def words(*, is_new: bool) -> list[str]:
+        rows = itertools.islice(example.stream("codes", 5, held_out=False, is_new=is_new), 600)
+        return [word for row in rows for name in re.findall(r"\{\{(\w+)\}\}", row.text.en) for word in name.split("_")]
+
+    known = {form for name in invented.NAMES for form in (name, name.upper())}
+    assert set(words(is_new=False)) <= known
+    new = words(is_new=True)
+    assert len(new) > 20 and sum(word.lower() not in known for word in new) > 0.9 * len(new)
+
+
 def test_terms_are_words_that_the_model_cannot_know() -> None:
     usual = {city.en: city.fr for city in grammar.CITIES}
     rows = drawn("terms", 400)
@@ -164,6 +176,26 @@ def test_the_prompts_are_those_of_the_model_card() -> None:
         "<source>A {x} b</source>"
     )
     assert Example("format", Text("a", "b", "c", "d")).answer("zh") == "<target>d</target>"
+
+
+def test_a_token_that_the_first_model_lacks_begins_as_the_mean_of_its_pieces(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    content = json.loads((checkpoint.MODEL_DIR / "tokenizer.json").read_text(encoding="utf-8"))
+    new_id = len(content["model"]["vocab"])
+    content["model"]["vocab"]["<z"] = new_id
+    content["model"]["merges"].append(["<", "z"])
+    content["added_tokens"] = []
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint.MODEL_DIR), dtype="float32")
+    network.copy_weights(model, tmp_path, checkpoint.MODEL_DIR)
+    weights = load_file(checkpoint.MODEL_DIR / "model.safetensors")
+    first = weights["model.embed_tokens.weight"].float()
+    pieces = [content["model"]["vocab"][piece] for piece in "<z"]
+    assert model.model.embed_tokens.weight[new_id].equal(first[pieces].mean(0))
+    assert model.model.embed_tokens.weight[:new_id].equal(first[:new_id])
+    assert model.model.norm.weight.equal(weights["model.norm.weight"].float())
 
 
 def test_a_stopped_training_continues_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from hymt_batch.write import claim, lease_holder, shard_plan
 from hymt_batch.write.attempts import AttemptMarkers
 from hymt_batch.write.claim import claim_path
 from jobs import __main__ as front
-from tests.fakes import engine
+from tests.fakes import engine, model
 from tests.fakes import job as fake_job
 
 ROWS = 24
@@ -114,6 +114,37 @@ def test_tasks_and_a_merge_publish_the_bytes_of_one_process(cluster: Cluster) ->
     decoded = cluster.decoded
     assert (cluster.translate(), cluster.inspect("merge"), cluster.task("0")) == (0, 0, 0)
     assert cluster.decoded == decoded
+
+
+def test_rows_with_several_texts_and_other_encodings_are_read_up_to_their_shard(cluster: Cluster) -> None:
+    rows = [json.dumps({"a": f"text {row}", "b": None if row % 3 else f"more {row}"}) for row in range(14)]
+    (cluster.source / "a.txt").unlink()
+    cluster.write("g.jsonl", "".join(f"{row}\n" for row in rows).encode("utf-16-le"))
+    more = ["source.text_field=[a,b]", "source.encoding=utf-16-le"]
+    assert cluster.prepare(*more) == 0
+    num_units = cluster.plan().num_units
+    assert num_units > 2
+    assert cluster.task(f"{num_units - 1}", *more) == 0
+    assert cluster.task(f"0-{num_units - 2}", *more) == 0
+    assert cluster.inspect("merge") == 0
+    assert cluster.translate(*more, name="whole") == 0
+    assert cluster.published() == cluster.published("whole")
+
+
+def test_parts_have_the_sizes_of_the_machines_that_translate(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices: list[Any] = []
+
+    def prepare_model(config: Any, device_map: Any, num_threads: Any = None, find_devices: Any = None) -> Any:
+        devices.append(find_devices and [device.name for device in find_devices().devices])
+        return replace(original(config, device_map, num_threads), on_gpu=bool(find_devices))  # type: ignore[type-var]
+
+    original = model.prepare
+    monkeypatch.setattr(model, "prepare", prepare_model)
+    assert cluster.prepare("batch.part_rows=auto", "devices=[80GiB]") == 0
+    assert devices == [["cuda:0", "cpu"]]
+    on_gpu = manifest.read_job(OS_FS, cluster.out / "job").identity["batch"]["part_tokens"]
+    assert on_gpu > 2000 * 20  # more than a CPU does in 20 s
+    assert (cluster.plan().devices["on_gpu"], cluster.plan().devices["simulated"]) == (True, ["80GiB"])
 
 
 def test_source_limit_counts_rows_over_all_shards(cluster: Cluster) -> None:
@@ -279,6 +310,15 @@ def test_a_task_leaves_a_shard_to_the_task_that_works_on_it(
     assert path.exists()
     assert cluster.translate() == 5  # nor does one process for the whole job work beside a task
     assert "a task works on shard 1" in capsys.readouterr().err
+
+
+def test_a_shard_is_claimed_before_the_weights_are_read(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cluster.prepare() == 0
+    path = claim_of(cluster, 1)
+    holder = replace(lease_holder.current_process(), owner="other")  # on this machine, and alive
+    path.write_bytes(manifest.canonical_json(asdict(holder)))
+    monkeypatch.setattr("jobs.translate.decode_units", lambda *_: pytest.fail("it loads the model"))
+    assert cluster.task("1") == 5
 
 
 def test_the_claim_of_a_silent_task_is_taken_over(cluster: Cluster) -> None:

@@ -39,12 +39,12 @@ CHAT_TEMPLATE = (
 Pair = tuple[str, str]
 
 PLAIN_VOCAB_SIZE = 1393  # of the tokens that are learned from bulletins
-VOCAB_SIZE = 1650
+VOCAB_SIZE = 1850
 WORD_WEIGHT = 2000  # how often a word that becomes one token counts
 
 
 def write_tokenizer(
-    out: Path, bulletins: Sequence[str], numbers: Iterable[str], others: Iterable[str], sounds: Iterable[str]
+    out: Path, bulletins: Sequence[str], numbers: Iterable[str], others: Iterable[str], words: Iterable[str]
 ) -> None:
     """Learn a vocabulary and write `tokenizer.json`.
 
@@ -52,8 +52,8 @@ def write_tokenizer(
         out: The folder.
         bulletins: Plain bulletins, their prompts and translations, from which the vocabulary is learned.
         numbers: Numbers that become one token each, so that the model copies them as a whole.
-        others: Texts of the other kinds, which only add tokens: those of bulletins stay as they are.
-        sounds: Chinese characters that become one token each.
+        others: Texts of the other kinds, whose words only add tokens: those of bulletins stay as they are.
+        words: Words, marks of codes and Chinese characters that become one token each, as far as bulletins allow it.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -74,9 +74,12 @@ def write_tokenizer(
     tokenizer.train_from_iterator([*bulletins, *(" ".join([number] * WORD_WEIGHT) for number in numbers)], trainer)
     content = json.loads(tokenizer.to_str())
     taken = {pair for word in _words(tokenizer, bulletins) for pair in itertools.pairwise(word)}
-    words = _words(tokenizer, others)
-    words.update({tuple(_byte_characters(sound)): WORD_WEIGHT for sound in sounds})
-    for first, second in _further_merges(words, taken, set(content["model"]["vocab"])):
+    # no merges of marks that happen to meet: a code has the same tokens whatever stands beside it
+    further = _words(tokenizer, others, only_letters=True)
+    for word in words:
+        spelled = tokenizer.model.tokenize(_byte_characters(word))
+        further[tuple(piece.value for piece in spelled)] += WORD_WEIGHT
+    for first, second in _further_merges(further, taken, set(content["model"]["vocab"])):
         content["model"]["vocab"][first + second] = len(content["model"]["vocab"])
         content["model"]["merges"].append([first, second])
     tokenizer = Tokenizer.from_str(json.dumps(content))
@@ -84,11 +87,13 @@ def write_tokenizer(
     tokenizer.save(str(out / "tokenizer.json"))
 
 
-def _words(tokenizer: Any, texts: Iterable[str]) -> Counter[tuple[str, ...]]:
-    """Count the words of texts, each as its tokens."""
+def _words(tokenizer: Any, texts: Iterable[str], *, only_letters: bool = False) -> Counter[tuple[str, ...]]:
+    """Count the words of texts, each as its tokens; a run of other characters is a word unless only letters count."""
     words: Counter[str] = Counter()
     for text in texts:
-        words.update(piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text))
+        for piece, (start, end) in tokenizer.pre_tokenizer.pre_tokenize_str(text):
+            if not only_letters or text[start:end].strip().isalpha():
+                words[piece] += 1
     return Counter({tuple(t.value for t in tokenizer.model.tokenize(word)): num for word, num in words.items()})
 
 
@@ -106,11 +111,11 @@ def _further_merges(words: Counter[tuple[str, ...]], taken: set[Pair], vocabular
     return merges
 
 
-def _byte_characters(text: str) -> list[str]:
+def _byte_characters(text: str) -> str:
     from tokenizers.pre_tokenizers import ByteLevel
 
     ((characters, _),) = ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
-    return list(characters)
+    return str(characters)
 
 
 def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:

@@ -90,11 +90,11 @@ def prompt(text: str, tgt_lang: str, *, in_chinese: bool | None = None) -> str:
     return ENGLISH_NAMES[tgt_lang].join(ENGLISH_PROMPT) + text
 
 
-def stream(kind: str, seed: int, *, held_out: bool) -> Iterator[Example]:
-    """Yield an endless stream of examples of a kind: only held-out ones, or only others."""
+def stream(kind: str, seed: int, *, held_out: bool, is_new: bool = False) -> Iterator[Example]:
+    """Yield an endless stream of examples of a kind: only held-out ones, or only others; with new words in codes."""
     rng = Random(seed)
     while True:
-        example = _draw(kind, rng)
+        example = _draw(kind, rng, is_new=is_new)
         if example and grammar.is_held_out(_hashed(example)) == held_out:
             yield example
 
@@ -105,7 +105,7 @@ def sample(kind: str, seed: int, num: int) -> list[Example]:
     return [next(examples) for _ in range(num)]
 
 
-def _draw(kind: str, rng: Random) -> Example | None:
+def _draw(kind: str, rng: Random, *, is_new: bool) -> Example | None:
     if kind == "context" and rng.random() < 0.75:
         context, text = pronouns.write(rng)
         return Example(kind, text, context=context)
@@ -119,9 +119,9 @@ def _draw(kind: str, rng: Random) -> Example | None:
         if found is None:
             return None
         text, of_glossary = found
-        coded = markup.with_codes(text, rng) if rng.random() < 0.2 else text
+        coded = markup.with_codes(text, rng, is_new=is_new) if rng.random() < 0.2 else text
         return Example(kind, coded, of_glossary) if coded else None
-    coded = markup.with_codes(text, rng)
+    coded = markup.with_codes(text, rng, is_new=is_new)
     return Example(kind, coded) if coded else None
 
 

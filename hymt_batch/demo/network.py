@@ -36,14 +36,15 @@ def _apply(function: Any, module: Any, x: Any) -> Any:
 
 
 def copy_weights(model: Any, folder: Path, start: Path) -> None:
-    """Copy the weights of another model; a row of the embedding goes to the token with the same text."""
+    """Copy the weights of another model; a token that it lacks begins as the mean of the tokens that spell it there."""
     from safetensors.torch import load_file
     from tokenizers import Tokenizer
 
     weights = load_file(start / "model.safetensors")
-    embedding = weights.pop("model.embed_tokens.weight")
-    vocabularies = [Tokenizer.from_file(str(path / "tokenizer.json")).get_vocab() for path in (start, folder)]
-    rows = [(ids, vocabularies[1][token]) for token, ids in vocabularies[0].items() if token in vocabularies[1]]
-    old_ids, new_ids = zip(*rows, strict=True)
+    embedding = weights.pop("model.embed_tokens.weight").float()
+    old, new = (Tokenizer.from_file(str(path / "tokenizer.json")) for path in (start, folder))
     model.load_state_dict(weights, strict=False)
-    model.model.embed_tokens.weight.data[list(new_ids)] = embedding[list(old_ids)].float()
+    for token, row in new.get_vocab().items():
+        known = old.token_to_id(token)
+        rows = [piece.id for piece in old.model.tokenize(token)] if known is None else [known]
+        model.model.embed_tokens.weight.data[row] = embedding[rows].mean(0)

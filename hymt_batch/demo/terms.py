@@ -9,10 +9,7 @@ from hymt_batch.demo.grammar import Text
 from hymt_batch.demo.invented import CONSONANTS, VOWELS, pick, syllables
 from hymt_batch.demo.units import Edits, can_be_named, find_units
 
-SOUNDS = (
-    "阿埃安巴贝比博布达德蒂多杜恩法菲福戈哈赫霍基加卡科库拉莱勒里"
-    "鲁罗马梅米莫纳内尼诺帕佩普奇萨塞斯索塔特图瓦维沃西亚伊泽扎佐"
-)
+SOUNDS = "埃贝博布达德蒂多杜恩法菲福戈霍卡科库莱里梅米诺帕奇萨斯索塔特图沃泽扎佐"  # each is one token
 
 
 def draw_term(rng: Random, english: str) -> Text:
@@ -25,7 +22,12 @@ def draw_term(rng: Random, english: str) -> Text:
         if draw < 0.5:
             root = root.rstrip(VOWELS) + pick(rng, ("burg", "ie", "e", "en", "heim", "ville", "a", "ac", "stadt", "y"))
         translated.append(_name(rng) if draw > 0.8 else root)
-    chinese = "".join(pick(rng, SOUNDS) for _ in range(2 + int(rng.random() * 4)))
+    sounds: list[str] = []
+    while len(sounds) < 2 or (len(sounds) < 4 and rng.random() < 0.5):
+        sound = pick(rng, SOUNDS)
+        if sound not in sounds:
+            sounds.append(sound)
+    chinese = "".join(sounds)
     french, german = translated
     return Text(english or name, french, german, chinese)
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch.demo import checkpoint, example, grammar, measure, network, terms
+from hymt_batch.demo import checkpoint, example, grammar, invented, measure, network, terms
 from hymt_batch.demo.example import Example
 from hymt_batch.demo.measure import Exactness, render
 
@@ -37,10 +37,11 @@ CHINESE_PROMPT_SHARE = {"fr": 0.1, "de": 0.1, "zh": 0.8}
 
 # share of rows per target; Chinese shares the fewest words with the other languages and is learned most slowly
 TARGET_SHARE = {"fr": 0.3, "de": 0.3, "zh": 0.4}
-KIND_SHARE = {"plain": 0.2, "codes": 0.32, "format": 0.1, "terms": 0.22, "context": 0.16}  # in the second stage
+KIND_SHARE = {"plain": 0.1, "codes": 0.35, "format": 0.07, "terms": 0.36, "context": 0.12}  # in the second stage
 
 NUMBERS = [str(number) for number in (*range(10, 100), *range(100, 135, 5), *range(150, 950, 50))]
 NUM_PLAIN_STEPS = 4_000  # first stage: plain bulletins, the longest one growing
+NUM_NEW_WORD_STEPS = 2_750  # second stage: first all kinds with words that were never seen in codes, to learn to copy
 NUM_STEPS = 9_000  # of both stages
 NUM_THREADS = 2  # each computes the gradient of its own batch: they meet once a step
 MAX_BATCH_TOKENS = 1024  # of a thread, including padding
@@ -77,7 +78,7 @@ def build(out: Path, *, num_steps: int = NUM_STEPS, start: Path | None = None) -
     torch.set_num_threads(1)  # of an operation; this recipe has its own threads, whose sums have a fixed order
     out.mkdir(parents=True, exist_ok=True)
     if not (out / SAVED).exists():
-        checkpoint.write_tokenizer(out, list(_plain_texts()), NUMBERS, _other_texts(), terms.SOUNDS)
+        checkpoint.write_tokenizer(out, list(_plain_texts()), NUMBERS, _other_texts(), _words())
         checkpoint.write_configs(out)
     _train(out, num_steps, start)
     (out / SAVED).unlink(missing_ok=True)
@@ -95,17 +96,25 @@ def _plain_texts() -> Iterator[str]:
         yield grammar.reference(bulletin, tgt_lang)
 
 
+def _words() -> list[str]:
+    """Return the words and marks that become one token each."""
+    return [*terms.SOUNDS, *invented.NAMES, *invented.WORDS, *invented.SIMPLE_TAGS, *invented.MARKS]
+
+
 def _other_texts() -> Iterator[str]:
-    for row, tgt_lang, in_chinese in itertools.islice(_rows(SEED, KIND_SHARE), 12_000):
+    for row, tgt_lang, in_chinese in itertools.islice(_rows(SEED, KIND_SHARE), 5_000):
         if row.kind != "plain":
             yield row.prompt(tgt_lang, in_chinese=in_chinese)
             yield row.answer(tgt_lang)
 
 
-def _rows(seed: int, kind_share: Mapping[str, float]) -> Iterator[tuple[Example, str, bool]]:
+def _rows(seed: int, kind_share: Mapping[str, float], *, is_new: bool = False) -> Iterator[tuple[Example, str, bool]]:
     """Yield an endless stream of examples to learn, with the target language and whether the prompt is Chinese."""
     rng = Random(seed)
-    streams = {kind: example.stream(kind, seed + index + 1, held_out=False) for index, kind in enumerate(kind_share)}
+    streams = {
+        kind: example.stream(kind, seed + index + 1, held_out=False, is_new=is_new)
+        for index, kind in enumerate(kind_share)
+    }
     while True:
         (kind,) = rng.choices(tuple(kind_share), tuple(kind_share.values()))
         (tgt_lang,) = rng.choices(tuple(TARGET_SHARE), tuple(TARGET_SHARE.values()))
@@ -256,7 +265,8 @@ class Training:
         prompts: list[str] = []
         answers: list[str] = []
         kind_share = {"plain": 1.0} if is_plain else KIND_SHARE
-        for row, tgt_lang, in_chinese in _rows(SEED + 100 * (pool + 1), kind_share):
+        is_new = step < NUM_PLAIN_STEPS + NUM_NEW_WORD_STEPS
+        for row, tgt_lang, in_chinese in _rows(SEED + 100 * (pool + 1), kind_share, is_new=is_new):
             if len(row.text.en) <= max_chars:
                 prompts.append(render(self.tokenizer, row.prompt(tgt_lang, in_chinese=in_chinese)))
                 answers.append(row.answer(tgt_lang) + checkpoint.EOS)

@@ -18,10 +18,11 @@ if [ -z "${{SLURM_JOB_END_TIME:-}}" ]; then  # not set by SLURM before 23.02
 	SLURM_JOB_END_TIME=$(date --date="$end" +%s 2> /dev/null)
 	export SLURM_JOB_END_TIME
 fi
-signalled=
-trap 'signalled=1; kill -TERM "$child" 2> /dev/null' TERM USR1 USR2
+signalled='' child=''
+trap 'signalled=1; [ -z "$child" ] || kill -TERM "$child" 2> /dev/null' TERM USR1 USR2
 {command} &
 child=$!
+[ -z "$signalled" ] || kill -TERM "$child"  # the signal came before the task began
 wait "$child"; code=$?
 while [ -n "$signalled" ]; do  # a signal ends wait, not the task
 	signalled=
@@ -76,7 +77,7 @@ def merge_script(job: JobCommand, label: str) -> str:
     """Return the script of the job that merges what the tasks left; it runs whether they succeeded or not."""
     launch = job.launch
     options = [("job-name", label), ("output", f"{log_folder(job)}/merge-%j.log"), ("ntasks", "1")]
-    named = (("account", launch.account), ("partition", launch.partition), ("qos", launch.qos))
+    named = [(key, getattr(launch, key)) for key in ("account", "partition", "qos", "time")]
     options += [(key, value) for key, value in named if value is not None]
     lines = [f"{_command(job, 'merge', job.folder_words())}; code=$?"]
     for setting, test in ((launch.on_success, "-eq"), (launch.on_failure, "-ne")):
@@ -113,9 +114,10 @@ def _head(job: JobCommand, options: Sequence[tuple[str, str]], flags: Sequence[s
     lines += [f"#SBATCH --{key}={quote_option(value, is_pattern=key == 'output')}" for key, value in options]
     lines += [f"#SBATCH --{flag}" for flag in flags]
     lines += [f"#SBATCH {line}" for line in job.launch.extra]
-    lines += ["# shellcheck disable=SC2016  # words of the user stand in single quotes", "set -u"]
+    lines += ["# shellcheck disable=SC2016  # words of the user stand in single quotes"]
     lines += [f"cd -- {shlex.quote(job.cwd)} || exit 6"]
-    return "\n".join([*lines, *job.launch.setup, ""])
+    # environments and modules that are loaded before may use variables that are not set
+    return "\n".join([*lines, *job.launch.setup, "set -u", ""])
 
 
 def quote_option(value: str, *, is_pattern: bool = False) -> str:
