@@ -68,8 +68,8 @@ def resolve_part_limits(config: BatchConfig, num_parameters: int, on_gpu: bool) 
     costs dominate beyond that.
 
     The limit of new tokens is that of source tokens on a GPU, where more rows at once take hardly longer. On a CPU it
-    is a quarter, because steps become slower with the length: two cores decode two segments of 2,048 tokens to their
-    limit of 4,096 in about 20 s with the demo model.
+    is an eighth, because steps become slower with the length: of segments of 2,048 tokens that may all go on to their
+    limit of 4,096, one is a run with the demo model.
 
     Args:
         config: The settings.
@@ -80,7 +80,7 @@ def resolve_part_limits(config: BatchConfig, num_parameters: int, on_gpu: bool) 
     tokens = max(64, 1 << (int(20 * rate).bit_length() - 1))
     rows = max(1, min(2048, tokens // 32))
     tokens = tokens if config.part_tokens == "auto" else config.part_tokens
-    new_tokens = tokens if on_gpu else max(1, tokens // 4)
+    new_tokens = tokens if on_gpu else max(1, tokens // 8)
     return PartLimits(
         shard_rows=config.shard_rows,
         shard_bytes=config.shard_bytes,
@@ -222,6 +222,9 @@ def _decode_key(document: Document, prompts: Sequence[Prompt], plan_version: int
 
 def longest_row(part: Part) -> tuple[str, int, int]:
     """Return id and number of segments of the row with the most segments, and the segments of the whole part."""
-    segments = Counter(prompt.row_id for prompt in part.prompts)
+    prompts = part.prompts
+    if prompts and len({prompt.row_id for prompt in prompts}) == len(prompts):  # one segment each, as most rows have
+        return prompts[0].row_id, 1, len(prompts)
+    segments = Counter(prompt.row_id for prompt in prompts)
     (row, most), *_ = segments.most_common(1) or [("", 0)]
     return row, most, len(part.prompts)

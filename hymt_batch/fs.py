@@ -30,6 +30,7 @@ from hymt_batch.storage_error import write_error
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+_KINDS = {stat_bits.S_IFREG: "file", stat_bits.S_IFDIR: "dir"}
 READ_BYTES, BUFFER_BYTES = 8 << 20, 1 << 20
 RETRY_DELAYS_S = (0.05, 0.25)  # before the second and the third try of a write
 RETRYABLE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ENOENT})
@@ -130,21 +131,9 @@ class OsFs:
 
     def stat(self, path: Path) -> Stat:
         with self._open_parent(path) as (name, dir_fd):
-            stat_result = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-        kind = (
-            "file"
-            if stat_bits.S_ISREG(stat_result.st_mode)
-            else "dir"
-            if stat_bits.S_ISDIR(stat_result.st_mode)
-            else "other"
-        )
-        return Stat(
-            kind,
-            stat_result.st_size,
-            stat_result.st_mtime_ns,
-            stat_result.st_ino,
-            stat_result.st_dev,
-        )
+            found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        kind = _KINDS.get(stat_bits.S_IFMT(found.st_mode), "other")
+        return Stat(kind, found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev)
 
     def listdir(self, path: Path) -> list[str]:
         with self._tree.folder(path) as fd:
@@ -220,7 +209,9 @@ def with_retries(what: str, operation: Callable[[], T]) -> T:
 def write_new(fs: Fs, path: Path, data: bytes) -> None:
     """Write and sync a new file; on an error, remove it and raise the error."""
     with NewFile(fs, path) as file:
-        file.write(data)
+        view = memoryview(data)
+        for start in range(0, len(data), BUFFER_BYTES):  # in pieces: a manifest may have 50 MB
+            file.write(view[start : start + BUFFER_BYTES])
         file.sync_and_close()
 
 

@@ -10,15 +10,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import io
 import json
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from hymt_batch import pretty_json
 from hymt_batch.fs import publish, remove, stat_or_none, with_retries, write_atomic, write_new
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Input, SkippedFile
@@ -48,29 +50,65 @@ class StateVersionError(StateDamagedError):
     """A newer version of hymt-batch wrote it."""
 
 
+_encode_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
+
 def canonical_json(value: Any) -> bytes:
     """Encode a value as canonical JSON: sorted keys, no spaces, ASCII. Raises ValueError for NaN and infinity."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+    return _encode_canonical(value).encode("ascii")
 
 
 def digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
-def pretty_json(value: Any) -> bytes:
-    """Encode a value as indented JSON, always in the same form; a file name that is not UTF-8 is escaped."""
+def with_check(value: JsonDict) -> bytes:
+    """Return an object as canonical JSON that holds its own digest in the field "check"."""
+    text = canonical_json(value)
+    check = hashlib.sha256(text).hexdigest()
+    if value and min(value) > "check":  # the first field: spares encoding the value again
+        return b'{"check":"%b",%b' % (check.encode("ascii"), text[1:])
+    return canonical_json({**value, "check": check})
+
+
+def seal_compact(value: JsonDict) -> bytes:
+    """Return the bytes of a state file that nobody reads, with its version and checksum."""
+    return with_check({**value, "version": VERSION})
+
+
+def seal(value: JsonDict) -> bytes:
+    """Return the bytes of a state file, with its version and checksum; a file name that is not UTF-8 is escaped.
+
+    The value may have long lists as `pretty_json.Items`.
+    """
+    value = {**value, "version": VERSION}
+    value["check"] = _digest_of_items(value)
     for ascii_only in (False, True):
-        try:
-            text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=ascii_only, allow_nan=False)
-            return text.encode("utf-8") + b"\n"
-        except UnicodeEncodeError:
-            continue
+        data = io.BytesIO()
+        with contextlib.suppress(UnicodeEncodeError):
+            for piece in pretty_json.encode(value, ascii_only=ascii_only):
+                data.write(piece.encode("utf-8"))
+            data.write(b"\n")
+            return data.getvalue()
     raise AssertionError("unreachable")
 
 
-def seal(value: JsonDict, encode: Callable[[Any], bytes] = pretty_json) -> bytes:
-    """Return the bytes of a state file, with its version and checksum."""
-    return encode({**value, "version": VERSION, "check": digest({**value, "version": VERSION})})
+def _digest_of_items(value: JsonDict) -> str:
+    """Return the digest of an object whose values may be `pretty_json.Items`."""
+    sha, separator = hashlib.sha256(), b"{"
+    for name in sorted(value):
+        sha.update(separator + canonical_json(name) + b":")
+        separator, item = b",", value[name]
+        if not isinstance(item, pretty_json.Items):
+            sha.update(canonical_json(item))
+            continue
+        start, end = b"[", b"[]"
+        for element in item:
+            sha.update(start + canonical_json(element))
+            start, end = b",", b"]"
+        sha.update(end)
+    sha.update(b"}")
+    return sha.hexdigest()
 
 
 def unseal(data: bytes) -> JsonDict:
@@ -200,6 +238,15 @@ def list_paths(folder: Path, rel: str) -> dict[str, Path]:
     return {"errors": errors_path(folder, rel), "review": review_path(folder, rel)}
 
 
+def published_folders(folder: Path, inputs: Iterable[Input]) -> set[Path]:
+    """Return the folders that hold the outputs of some inputs, or would hold the lists beside them."""
+    inputs = list(inputs)
+    below_translated = {input.out_rel.rpartition("/")[0] for input in inputs}
+    below_lists = {input.rel.rpartition("/")[0] for input in inputs}
+    lists = {folder.joinpath(name, below) for name in ("errors", "review") for below in below_lists}
+    return lists | {folder.joinpath("translated", below) for below in below_translated}
+
+
 @dataclass(frozen=True, slots=True)
 class JobRecord:
     """The contents of `job.json`."""
@@ -245,12 +292,11 @@ def new_job(
 
 
 def _encode_job(job: JobRecord) -> bytes:
-    inputs = [{name: getattr(i, name) for name in INPUT_FIELDS} for i in job.inputs]
     value: JsonDict = {
         "protocol": PROTOCOL,
         "created": job.created,
         "identity": job.identity,
-        "inputs": inputs,
+        "inputs": pretty_json.Items(lambda: map(_encode_input, job.inputs)),
         "environment": job.environment,
     }
     if job.formats:
@@ -291,6 +337,10 @@ def read_job(fs: Fs, folder: Path) -> JobRecord:
         raise StateDamagedError("it lacks fields that every job has") from None
 
 
+def _encode_input(input: Input) -> JsonDict:
+    return {name: getattr(input, name) for name in INPUT_FIELDS}
+
+
 def _read_input(value: JsonDict) -> Input:
     fields: dict[str, Any] = {name: str(value[name]) for name in INPUT_FIELDS}
     return Input(**fields, path="")
@@ -323,51 +373,9 @@ def sum_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return dict(sorted(sums.items()))
 
 
-def build(job: JobRecord, file_records: Sequence[JsonDict], skipped: Sequence[SkippedFile] = ()) -> bytes:
-    """Build `manifest.json`; equal jobs give equal bytes, because it has no timestamps.
-
-    Args:
-        job: The job; only its identity, its output settings and its list of formats are used.
-        file_records: One record per file, as written by `write/published_file.py`, in the order of the inputs.
-        skipped: Files that were found beside the inputs and are not read.
-    """
-    environments = {canonical_json(e): e for f in file_records for e in f["environments"]}
-    return seal(
-        {
-            "protocol": PROTOCOL,
-            "identity": job.identity,
-            "identity_sha256": job.identity_sha256,
-            **({"output_settings": job.output_settings} if job.output_settings else {}),
-            **({"formats": list(job.formats)} if job.formats else {}),
-            **({"skipped": [asdict(file) for file in skipped]} if skipped else {}),
-            "environments": [environments[k] for k in sorted(environments)],
-            "inputs": [{"rel": f["rel"], "rows": f["rows"], **f["input"]} for f in file_records],
-            "outputs": [
-                {"path": f"translated/{f['out_rel']}", "format": f["format"], **f["output"]}
-                for f in file_records
-                if f["output"]
-            ],
-            **({"failed": failed} if (failed := failed_files(file_records)) else {}),
-            "errors": [{"path": f"errors/{f['rel']}.errors.jsonl", **f["errors"]} for f in file_records if f["errors"]],
-            **({"review": review} if (review := _review_lists(file_records)) else {}),
-            "rows": sum(f["rows"] for f in file_records),
-            **({"texts": count_texts(file_records)} if any("texts" in f for f in file_records) else {}),
-            "counts": sum_counts(f["counts"] for f in file_records),
-            "flags": sum_counts(f["flags"] for f in file_records),
-            "tokens": sum_counts(f["tokens"] for f in file_records),
-            **({"tries": tries} if (tries := sum_counts(f.get("tries", {}) for f in file_records)) else {}),
-            "degraded": sum_counts(f["degraded"] for f in file_records),
-        }
-    )
-
-
 def count_texts(records: Iterable[JsonDict]) -> int:
     """Return the texts of all rows, which the counts by status and by flag count: one a row, or several fields."""
     return sum(int(record["texts" if "texts" in record else "rows"]) for record in records)
-
-
-def _review_lists(file_records: Iterable[JsonDict]) -> list[JsonDict]:
-    return [{"path": f"review/{f['rel']}.review.jsonl", **f["review"]} for f in file_records if f.get("review")]
 
 
 def failed_files(file_records: Iterable[JsonDict]) -> list[JsonDict]:

@@ -32,6 +32,7 @@ class FolderTree:
         self._prefix = None if root is None else _prefix(os.fspath(root))
         self._top: dict[str, tuple[int, tuple[int, int]]] = {}  # "NAME/.hymt" -> descriptor, device and inode
         self._opened: list[int] = []  # also those of folders that were replaced: another thread may be using them
+        self._last_split: tuple[str, list[str]] = "", []  # most calls are for the same folder as the one before
 
     def __del__(self) -> None:
         for fd in self._opened:
@@ -67,13 +68,20 @@ class FolderTree:
             finally:
                 os.close(fd)
 
-    def relative(self, path: str) -> str:
-        """Return a path relative to the root; "" if it is not inside an output folder."""
+    def split(self, path: str) -> tuple[list[str], str]:
+        """Return the components of the parent folder of a path, from the root on, and its last component.
+
+        The components are empty if the path is not inside an output folder.
+        """
         prefix = self._prefix
         if prefix is None or not path.startswith(prefix):
-            return ""
-        relative = path[len(prefix) :]
-        return relative if "/" in relative else ""
+            return [], path
+        parent, _, name = path[len(prefix) :].rpartition("/")
+        last_parent, parts = self._last_split
+        if parent != last_parent:
+            parts = parent.split("/")
+            self._last_split = parent, parts
+        return (parts, name) if parent else ([], path)
 
     def open_folders(self, parts: Sequence[str]) -> tuple[int, bool]:
         """Open a folder; return its descriptor and whether the caller must close it.
@@ -112,11 +120,11 @@ class FolderTree:
         kept = self._top.get(name)
         if kept is None:
             return None
-        with contextlib.suppress(OSError):
+        try:
             stat = os.stat(f"{self._prefix}{name}", follow_symlinks=False)
-            if (stat.st_dev, stat.st_ino) == kept[1]:
-                return kept[0]
-        return None
+        except OSError:
+            return None
+        return kept[0] if (stat.st_dev, stat.st_ino) == kept[1] else None
 
     def _keep(self, parts: Sequence[str], fd: int) -> bool:
         """Keep a folder open from now on; False if there is no room for it."""
@@ -138,32 +146,30 @@ class FolderTree:
 class OpenParent:
     """The context of `FolderTree.parent`."""
 
-    __slots__ = ("_fd", "_is_own", "_names", "_parts", "_path", "_tree")
+    __slots__ = ("_fd", "_is_own", "_name", "_parts", "_path", "_sibling", "_tree")
 
     def __init__(self, tree: FolderTree, path: str, sibling: str | None) -> None:
-        self._tree, self._path = tree, path
-        self._names: tuple[str | None, ...] = (sibling,)
+        self._tree, self._path, self._sibling = tree, path, sibling
         self._parts: list[str] = []
-        self._fd, self._is_own = -1, False
+        self._fd, self._is_own, self._name = -1, False, path
 
     def __enter__(self) -> tuple[str, int | None]:
-        relative = self._tree.relative(self._path)
-        if not relative:
-            return self._path, None
-        *self._parts, name = relative.split("/")
-        self._names = (name, *self._names)
+        self._parts, name = self._tree.split(self._path)
+        if not self._parts:
+            return name, None
+        self._name = name
         self._fd, self._is_own = self._tree.open_folders(self._parts)
         return name, self._fd
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self._is_own:
             os.close(self._fd)
-        if self._parts and isinstance(error, OSError):  # it names the last component only
+        if error is not None and self._parts and isinstance(error, OSError):  # it names the last component only
             if error.errno == errno.ESTALE:
                 self._tree.forget(self._parts)
             for attribute in ("filename", "filename2"):
                 name = getattr(error, attribute)
-                if isinstance(name, str) and name in self._names:
+                if isinstance(name, str) and name in (self._name, self._sibling):
                     setattr(error, attribute, self._tree.full_path(self._parts, name))
 
 

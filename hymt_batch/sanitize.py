@@ -65,6 +65,7 @@ def sanitize_logs() -> None:
     """
     logging.setLogRecordFactory(_SanitizedRecord)
     logging.raiseExceptions = False
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line has them
 
 
 class _SanitizedRecord(logging.LogRecord):

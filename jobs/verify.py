@@ -28,6 +28,7 @@ from hymt_batch.write import (
     input_locations,
     job_folders,
     lease,
+    manifest_contents,
     manifest_only,
     path_check,
 )
@@ -338,7 +339,7 @@ def _verify_manifest(fs: Fs, folder: Path, job: JobRecord, records: list[dict[st
         skipped = manifest.skipped_in(manifest.read(fs, folder))
         if len(records) < len(job.inputs):
             report.findings.add(Kind.DAMAGE, "manifest.json", "exists, although not every file is published")
-        elif not has_content(fs, folder / "manifest.json", manifest.build(job, records, skipped)):
+        elif not has_content(fs, folder / "manifest.json", manifest_contents.build(job, records, skipped)):
             report.findings.add(Kind.DAMAGE, "manifest.json", "does not match the records of the published files")
     except StateMissingError:
         report.findings.add(Kind.MISSING, "manifest.json")

@@ -14,7 +14,7 @@ from hymt_batch.batch import BatchConfig, PartLimits
 from hymt_batch.check import assemble
 from hymt_batch.errors import ConfigError
 from hymt_batch.prompt import PromptConfig
-from hymt_batch.records import PLAN_VERSION, Part, Rejection, Status, Translation
+from hymt_batch.records import PLAN_VERSION, Part, Prompt, Rejection, Segment, Status, Translation
 from hymt_batch.segment import SegmentConfig
 from tests.fakes.documents import documents, shard_of
 from tests.fakes.model import Bytes
@@ -115,6 +115,15 @@ def test_auto_part_sizes_are_larger_on_a_gpu_and_an_explicit_size_is_kept() -> N
     large = batch.resolve_part_limits(BatchConfig(), 1_800_000_000, on_gpu=True)
     assert small.part_tokens < large.part_tokens
     assert batch.resolve_part_limits(BatchConfig(part_rows=7), 10, on_gpu=True).part_rows == 7
+
+
+def test_a_run_of_a_long_row_is_one_segment_at_its_limit_on_a_cpu_and_a_whole_part_on_a_gpu() -> None:
+    on_cpu, on_gpu = (batch.resolve_part_limits(BatchConfig(), 900_000, on_gpu=on_gpu) for on_gpu in (False, True))
+    assert (on_cpu.part_new_tokens, on_gpu.part_new_tokens) == (4096, on_gpu.part_tokens)
+    segments = [Segment(0, index, "x") for index in range(4)]
+    prompts = [Prompt(segment, "in.txt#1", (1,), 20_000, "fr") for segment in segments]
+    (part,) = batch.plan_parts(shard_of(documents(["x"])), prompts, {}, on_cpu, lambda prompt: 4096)
+    assert part.run_lengths == (1, 1, 1, 1)
 
 
 @pytest.mark.parametrize("value", [0, -1, "many", True, 1.5])

@@ -358,7 +358,7 @@ def test_a_stop_request_while_a_unit_is_decoded_commits_all_of_it(job: Job, monk
     assert len(job.published("n")) == 3
 
 
-def test_a_small_file_costs_at_most_five_syncs_and_few_opened_folders(
+def test_a_small_file_costs_at_most_five_syncs_and_few_opens_and_stats(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The syncs: its record, its output and file.json, and twice the folder of its state."""
@@ -376,6 +376,7 @@ def test_a_small_file_costs_at_most_five_syncs_and_few_opened_folders(
     monkeypatch.setattr(OsFs, "fsync", staticmethod(counted("fsync")))
     monkeypatch.setattr(os, "fsync", counted("fsync"))
     monkeypatch.setattr(os, "open", counted("open"))
+    monkeypatch.setattr(os, "stat", counted("stat"))
     costs = []
     for files in (10, 30):
         job.write(**{f"f{index:02}": lines("row", 2) for index in range(files)})
@@ -383,7 +384,8 @@ def test_a_small_file_costs_at_most_five_syncs_and_few_opened_folders(
         job(f"of{files}")
         costs.append(dict(counts))
     assert (costs[1]["fsync"] - costs[0]["fsync"]) / 20 <= 5
-    assert (costs[1]["open"] - costs[0]["open"]) / 20 < 35
+    assert (costs[1]["open"] - costs[0]["open"]) / 20 < 18
+    assert (costs[1]["stat"] - costs[0]["stat"]) / 20 < 25
 
 
 def test_rows_in_a_hundred_files_need_at_most_a_tenth_more_decode_steps_than_in_one_file(tmp_path: Path) -> None:

@@ -234,6 +234,13 @@ def test_time_is_linear_and_nesting_is_bounded() -> None:
         assert long < 5 and long < 30 * short + 0.2
 
 
+def test_links_to_other_keys_are_codes_except_in_earlier_plans() -> None:
+    data = b'{"a": "See @:menu.open-file. and @.lower:(menu.x), a@b.org, $t(k) it", "b": "at 5 @: x"}'
+    expected = [(("@:menu.open-file", ""), ("@.lower:(menu.x)", ""), ("$t(k)", "")), ()]
+    assert [place.codes for place in places(data)] == expected
+    assert [place.codes for place in places(data, plan_version=6)] == [(("$t(k)", ""),), ()]
+
+
 def test_metadata_of_a_resource_bundle_are_gaps() -> None:
     bundle = {
         "@@locale": "en",

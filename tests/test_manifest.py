@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hymt_batch import manifest
+from hymt_batch import manifest, pretty_json
 from hymt_batch.fs import OS_FS
 from hymt_batch.manifest import JobRecord, StateDamagedError, StateMissingError, StateVersionError
 from hymt_batch.records import Input
@@ -120,3 +120,19 @@ def test_integer_keys_and_tuples_make_the_same_identity_after_reading_back() -> 
     job = a_job(order={10: "a", 9: (1, 2)})
     assert manifest.digest(manifest.json_roundtrip(job.identity)) == job.identity_sha256
     assert job.identity["order"] == {"10": "a", "9": [1, 2]}
+
+
+@given(st.dictionaries(st.text(), PLAIN, max_size=4), st.lists(PLAIN, max_size=3))
+def test_a_sealed_file_has_the_bytes_of_the_standard_library_also_with_items_that_are_made_later(
+    value: dict[str, object], items: list[object]
+) -> None:
+    value = {**value, "items": items, "version": manifest.VERSION}
+    value.pop("check", None)
+    expected = {**value, "check": manifest.digest(value)}
+    data = manifest.seal({**value, "items": pretty_json.Items(lambda: items)})
+    try:
+        text = json.dumps(expected, sort_keys=True, indent=1, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        text = json.dumps(expected, sort_keys=True, indent=1).encode()
+    assert data == text + b"\n"
+    assert manifest.seal_compact(value) == manifest.canonical_json(expected)

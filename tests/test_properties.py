@@ -295,3 +295,14 @@ def test_a_text_in_any_place_of_any_file_is_read_back_and_changes_no_other_place
                 other.text for other, old in zip(after, before, strict=True) if not old.error
             ]
             return
+
+
+def test_arguments_that_choose_one_of_several_texts_are_codes_except_in_earlier_plans() -> None:
+    choice, plural = (
+        "{0,choice,0#no files|1#one file|1<{0} files}",
+        "{n, plural, one {# {x, select, other {y}}} other {z}}",
+    )
+    data = f"a=There are {choice} and {plural} here\nb={{0}} plain {{1,date}}\nc=broken {{0,choice,0#x\n".encode()
+    file = PropertiesFile(data)
+    assert [place.codes for place in file.places(PlaceOptions())] == [((choice, ""), (plural, "")), (), ()]
+    assert not any(place.codes for place in file.places(PlaceOptions(plan_version=6)))

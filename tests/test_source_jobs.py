@@ -14,6 +14,7 @@ from hymt_batch.errors import ConfigError, ExitCode, InputChangedError
 from hymt_batch.formats import registry
 from hymt_batch.fs import OS_FS
 from hymt_batch.run.reporter import render_summary
+from hymt_batch.write import manifest_contents
 from jobs import status, verify
 from tests.fakes import job as fake_job
 from tests.fakes.job import Job
@@ -142,7 +143,9 @@ def test_an_upgrade_that_reads_more_adds_nothing_to_a_job_until_redo_takes_it_in
     if not records_a_list:  # as a version before the lists wrote it
         record = manifest.read_job(OS_FS, folder)
         (folder / ".hymt/job.json").write_bytes(old_job(folder))
-        (folder / "manifest.json").write_bytes(manifest.build(manifest.read_job(OS_FS, folder), file_records(folder)))
+        (folder / "manifest.json").write_bytes(
+            manifest_contents.build(manifest.read_job(OS_FS, folder), file_records(folder))
+        )
         assert not manifest.read_job(OS_FS, folder).formats and {"properties", *record.formats} == {
             *registry.FOUND_NAMES
         }

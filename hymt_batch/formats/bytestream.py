@@ -33,7 +33,7 @@ from hymt_batch.records import Input
 
 log = logging.getLogger(__name__)
 
-BLOCK_BYTES = 1 << 18
+BLOCK_BYTES, MIN_BUFFER_BYTES = 1 << 18, 1 << 12
 READ_ERRORS = (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError)
 """The errors that any reader raises for damaged data or a failing disk; pyarrow's errors are subclasses of these."""
 
@@ -85,7 +85,8 @@ class ByteStream:
         """Read `size` bytes; fewer only at the end."""
         pieces: list[bytes] = []
         while size > 0:
-            piece = self._pending.popleft() if self._pending else self._call(self._file.read, min(size, 1 << 20))
+            asked = 0 if self._pending else min(size, 1 << 20)
+            piece = self._call(self._file.read, asked) if asked else self._pending.popleft()
             if not piece:
                 break
             if len(piece) > size:
@@ -94,6 +95,8 @@ class ByteStream:
             pieces.append(piece)
             size -= len(piece)
             self.position += len(piece)
+            if len(piece) < asked:  # the end of the file: asking again would only cost a call
+                break
         return b"".join(pieces)
 
     def read_start(self, size: int) -> bytes:
@@ -166,7 +169,11 @@ class ByteStream:
                 return io.BufferedReader(_MemberReader(path, self._new_zstd_decompressor), BLOCK_BYTES)
             if compression:
                 return io.BufferedReader(_MemberReader(path, _DECOMPRESSORS[compression]), BLOCK_BYTES)
-            return open(path, "rb", buffering=BLOCK_BYTES)
+            # a small file takes a small buffer, which costs a fifth of a large one
+            buffer_bytes = (
+                BLOCK_BYTES if self.input.size is None else min(BLOCK_BYTES, max(MIN_BUFFER_BYTES, self.input.size + 1))
+            )
+            return open(path, "rb", buffering=buffer_bytes)
         except READ_ERRORS as error:
             raise self._read_error(error) from error
 

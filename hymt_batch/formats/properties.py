@@ -10,7 +10,8 @@ written on one line, in ASCII with `\uXXXX` escapes, which every version of Java
 characters in UTF-8 it is written in UTF-8.
 
 A value with a numbered argument such as `{0}` and without a single apostrophe is a pattern of java.text.MessageFormat,
-where an apostrophe is written twice: the model gets one, and those of its translation are doubled.
+where an apostrophe is written twice: the model gets one, and those of its translation are doubled. An argument that
+chooses one of several texts (`{0,choice,0#none|1#one}`) is a code: its texts are not translated.
 
 Source: java.util.Properties, method load, and java.text.MessageFormat (Java SE 21).
 """
@@ -24,7 +25,7 @@ from hymt_batch.formats.output_stream import escaped
 from hymt_batch.formats.row_reader import RowError, not_utf8_message
 from hymt_batch.formats.spliced import Place, PlaceOptions, count_line_breaks, spliced_format
 from hymt_batch.formats.text_encoding import BOM, SURROGATE
-from hymt_batch.records import Status
+from hymt_batch.records import FormatCodes, Status
 
 _CONTINUATION = rb"\\(?:\r\n|\r|\n)[ \t\f]*+"
 _SPACE = rb"(?:[ \t\f]++|" + _CONTINUATION + rb")*+"
@@ -40,6 +41,8 @@ _CONTROL = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
 _ESCAPED_CONTROL = {value: f"\\{name}" for name, value in _CONTROL.items()}
 _MUST_ESCAPE = re.compile(r"^[ =:]|[\\\x00-\x1f\x7f]")
 _MUST_ESCAPE_IN_ASCII = re.compile(r"^[ =:]|[^\x20-\x5b\x5d-\x7e]")
+_CHOOSING = re.compile(r"\{\s*\w{1,64}\s*,\s*(?:choice|plural|select|selectordinal)\s*,")
+_BRACE = re.compile(r"[{}]")
 _ARGUMENT = re.compile(r"\{\s*\d+\s*[,}]")
 
 
@@ -61,7 +64,10 @@ class PropertiesFile:
             line += count_line_breaks(data, at, start)
             value = _end(_SEPARATOR, data, _end(_KEY, data, start))
             at = _end(_VALUE, data, value)
-            yield self._place(value, at, str(line))
+            place = self._place(value, at, str(line))
+            # earlier plans name no codes here
+            codes = _arguments_with_texts(place.text) if place.text and options.plan_version > 6 else ()
+            yield place._replace(codes=codes) if codes else place
             line += count_line_breaks(data, start, at)
 
     def encode(self, place: Place, text: str) -> bytes:
@@ -88,6 +94,21 @@ class PropertiesFile:
 def _is_pattern(value: str) -> bool:
     """Return whether a value is a pattern of MessageFormat in which each apostrophe is written twice."""
     return "{" in value and _ARGUMENT.search(value) is not None and "'" not in value.replace("''", "")
+
+
+def _arguments_with_texts(text: str) -> FormatCodes:
+    """Return the arguments that choose one of several texts: a translation must have each of them as it is."""
+    codes = []
+    for match in _CHOOSING.finditer(text) if "{" in text else ():
+        depth, end = 1, match.end()
+        while depth and (brace := _BRACE.search(text, end)):
+            depth, end = depth + (1 if brace[0] == "{" else -1), brace.end()
+        if not depth:
+            codes.append((text[match.start() : end], ""))
+    # one within another is a part of it
+    return tuple(
+        code for code in dict.fromkeys(codes) if sum(code[0] in other for other, _ in codes) == codes.count(code)
+    )
 
 
 def _is_utf8(data: bytes) -> bool:

@@ -26,7 +26,7 @@ from hymt_batch.formats.output_stream import open_output
 from hymt_batch.formats.row_reader import ReadContext, RowError, Rows, too_long_message
 from hymt_batch.formats.row_values import BLANK_FLAG, encodable
 from hymt_batch.formats.text_encoding import UTF8
-from hymt_batch.records import ERROR_STATUSES, Document, FormatCodes, Input, Preamble, Row, Status
+from hymt_batch.records import ERROR_STATUSES, PLAN_VERSION, Document, FormatCodes, Input, Preamble, Row, Status
 
 MAX_FILE_BYTES = 256 << 20
 """Largest decompressed file: it is held in memory, by the reader and by the writer."""
@@ -56,6 +56,7 @@ class PlaceOptions:
     keys: Any = None  # JSON trees: patterns of the keys whose strings are translated; None: all
     skip_keys: Any = None  # JSON trees: patterns of the keys whose strings are not translated; None: none
     add_plural_forms: bool = False  # JSON trees: plural categories of the target language are inserted
+    plan_version: int = PLAN_VERSION  # of the job; codes are a part of what its digests cover
 
     @classmethod
     def of(cls, get: Callable[[str, Any], Any]) -> PlaceOptions:
@@ -135,7 +136,8 @@ class SplicedInput:
         self._stream.seek(0)
         data = _read_file(self._stream, self.input.path)
         try:
-            place_options = replace(PlaceOptions.of(partial(getattr, options)), tgt_lang=self.input.tgt_lang)
+            settings = PlaceOptions.of(partial(getattr, options))
+            place_options = replace(settings, tgt_lang=self.input.tgt_lang, plan_version=context.plan_version)
             parsed = self._parse(data)
             places = parsed.places(place_options)
         except UnreadableFileError as error:

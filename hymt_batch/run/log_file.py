@@ -29,13 +29,24 @@ def new_name() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}.log"
 
 
+class _UtcFormatter(logging.Formatter):
+    """Formats the time once a second: a job over many small files writes a line for each."""
+
+    def __init__(self, form: str, *, milliseconds: bool) -> None:
+        super().__init__(form)
+        self._milliseconds, self._second, self._text = milliseconds, -1, ""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # the method that logging calls
+        second = int(record.created)
+        if second != self._second:
+            self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._second = second
+        return f"{self._text}.{int(record.msecs):03d}Z" if self._milliseconds else f"{self._text}Z"
+
+
 def utc_formatter(form: str, *, milliseconds: bool = False) -> logging.Formatter:
     """Return a formatter whose %(asctime)s is the time in UTC, such as 2026-11-29T02:19:35Z."""
-    formatter = logging.Formatter(form)
-    formatter.converter = time.gmtime
-    formatter.default_time_format = "%Y-%m-%dT%H:%M:%S"
-    formatter.default_msec_format = "%s.%03dZ" if milliseconds else "%sZ%.0s"  # logging fills in both values
-    return formatter
+    return _UtcFormatter(form, milliseconds=milliseconds)
 
 
 class LogFileHandler(logging.FileHandler):

@@ -152,10 +152,10 @@ class ContentCheck:
             text = file.read_start(HEAD_BYTES) if input.encoding else head
             if format.check_head is not None:
                 format.check_head(input, text, len(text) < HEAD_BYTES, self._config)
-            named = _named_format(input)
-            if self._is_set and named not in (None, format) and format.fits is not None and not format.fits(text):
+            named = _named_format(input) if self._is_set else None
+            if named not in (None, format) and format.fits is not None and not format.fits(text):
                 return self._unread(input, format, _Content("other text", self._set_format(input, named)))
-            if self._is_set and named is not None and _contradicts(format, named, text):
+            if named is not None and _contradicts(format, named, text):
                 return self._unread(input, format, _Content(f"a {named.name} file", self._set_format(input, named)))
             self._preambles.of_open(file)
             if self._config.limit is not None:  # its rows are counted next

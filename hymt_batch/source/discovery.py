@@ -186,9 +186,9 @@ class _Finder:
             if self.config.pattern:
                 self.used_settings.add("pattern")
             origin = Origin.MATCHED if self.config.patterns else Origin.FOUND
-            for rel in sorted(walk(path, self.config.follow_symlinks, self.job_folders)):
+            for rel, is_folder in sorted(walk(path, self.config.follow_symlinks, self.job_folders)):
                 full = os.path.join(path, rel)
-                if os.path.isdir(full):
+                if is_folder:
                     self._add_dataset(rel, full)
                 elif not self.config.patterns or any(_matches(rel, pattern) for pattern in self.config.patterns):
                     self._add_file(rel, full, origin)

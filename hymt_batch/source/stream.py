@@ -162,6 +162,7 @@ def total_units(inputs: Sequence[Input], config: SourceConfig) -> int | None:
     if by_rows == {True}:
         return sum(registry.of_input(input).open_input(input).num_rows or 0 for input in inputs)
     try:
-        return sum(os.path.getsize(input.path) for input in inputs) if by_rows == {False} else None
+        sizes = (os.path.getsize(input.path) if input.size is None else input.size for input in inputs)
+        return sum(sizes) if by_rows == {False} else None
     except OSError:
         return None  # only the progress bar needs it; opening the file later raises the proper error

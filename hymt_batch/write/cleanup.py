@@ -148,16 +148,11 @@ def remove_leftovers(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
         (root / "lease", ".tmp-"),
     ]
     existing = frozenset(list_names(fs, root))  # one listing instead of one for each of many inputs without state
-    published_folders = set[Path]()
     for input in inputs:
-        published_folders |= {
-            manifest.translated_path(folder, input.out_rel).parent,
-            *(path.parent for path in manifest.list_paths(folder, input.rel).values()),
-        }
-        file_state = manifest.file_state_folder(folder, input.file_id)
-        if file_state.name in existing:
+        if f"f{input.file_id}" in existing:
+            file_state = manifest.file_state_folder(folder, input.file_id)
             leftovers += [(file_state, ".tmp-"), *((path, ".tmp-") for path in shard_folders(fs, file_state))]
-    leftovers += [(parent, TMP_PREFIX) for parent in sorted(published_folders)]
+    leftovers += [(parent, TMP_PREFIX) for parent in sorted(manifest.published_folders(folder, inputs))]
     for parent, prefix in leftovers:
         for name in list_names(fs, parent):
             if name.startswith(prefix):

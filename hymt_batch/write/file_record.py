@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import errno
 import logging
-import sys
 from pathlib import Path
-from typing import Any
 
 from hymt_batch import manifest
 from hymt_batch.fs import hash_file, stat_or_none, write_atomic
@@ -27,7 +25,7 @@ def save_record(fs: Fs, folder: Path, input: Input, record: JsonDict) -> None:
 
     Without it the file is assembled again, to the same bytes.
     """
-    write_atomic(fs, record_path(folder, input), manifest.seal(record, manifest.canonical_json), sync_folder=False)
+    write_atomic(fs, record_path(folder, input), manifest.seal_compact(record), sync_folder=False)
 
 
 def record_path(folder: Path, input: Input) -> Path:
@@ -53,27 +51,6 @@ def read_record(fs: Fs, folder: Path, input: Input) -> JsonDict | None:
     except (manifest.StateDamagedError, KeyError, TypeError, ValueError) as error:
         log.warning("file_record file_id=%s ignored=%r", input.file_id, str(error))
         return None
-
-
-class RecordPool:
-    """Lets the records of many files share what is equal in them, such as their names of fields and environments."""
-
-    def __init__(self) -> None:
-        self._values: dict[bytes, Any] = {}  # by their JSON
-
-    def shared(self, record: JsonDict, input: Input) -> JsonDict:
-        """Return the record of an input without its shards; nobody may change what is in it."""
-        shared = {sys.intern(name): self._share(value) for name, value in record.items() if name != "shards"}
-        return shared | {"rel": input.rel, "out_rel": input.out_rel}
-
-    def _share(self, value: Any) -> Any:
-        if isinstance(value, str):
-            return sys.intern(value)
-        if isinstance(value, dict) and "sha256" in value:  # of one file
-            return {sys.intern(name): item for name, item in value.items()}
-        if isinstance(value, (dict, list)):
-            return self._values.setdefault(manifest.canonical_json(value), value)
-        return value
 
 
 def output_sha256(record: JsonDict) -> str:

@@ -19,6 +19,8 @@ from hymt_batch.formats.format import Addressing
 from hymt_batch.manifest import JsonDict
 from hymt_batch.records import Document, Input, ShardRecord
 
+READ_BYTES = 1 << 20
+
 
 class RowRanges:
     """A set of row indices, added in ascending order and printed as ranges counted from 1: `rows 17, 90-93`."""
@@ -78,12 +80,12 @@ def hash_input(input: Input) -> JsonDict:
     """Return size and sha256 of an input's bytes on disk; for the folder of a saved dataset, over all its files."""
     sha, size = hashlib.sha256(), 0
     try:
-        for path, stat in _files_of(input):
+        for path, num_bytes, _ in _files_of(input):
             if path != input.path:
                 relative = os.fsencode(os.path.relpath(path, input.path))
-                sha.update(relative + b"\0" + str(stat.st_size).encode() + b"\0")
+                sha.update(relative + b"\0" + str(num_bytes).encode() + b"\0")
             with open(path, "rb", buffering=0) as file:
-                while chunk := file.read(1 << 20):
+                while chunk := file.read(min(READ_BYTES, num_bytes + 1)):  # a small file takes a small buffer
                     sha.update(chunk)
                     size += len(chunk)
     except OSError as error:
@@ -94,17 +96,18 @@ def hash_input(input: Input) -> JsonDict:
 def stat_files(input: Input) -> list[tuple[str, int, int]]:
     """Return path, size and mtime (ns) of every file of an input. If they change during a pass, the pass is invalid."""
     try:
-        return [(path, stat.st_size, stat.st_mtime_ns) for path, stat in _files_of(input)]
+        return _files_of(input)
     except OSError as error:
         raise input_unreadable_error(input, error) from None
 
 
-def _files_of(input: Input) -> list[tuple[str, os.stat_result]]:
-    """Return path and state of every file of an input, which may be a folder."""
+def _files_of(input: Input) -> list[tuple[str, int, int]]:
+    """Return path, size and mtime (ns) of every file of an input, which may be a folder."""
     stat = os.stat(input.path)
     if not stat_bits.S_ISDIR(stat.st_mode):
-        return [(input.path, stat)]
-    return [(str(path), path.stat()) for path in sorted(p for p in Path(input.path).rglob("*") if p.is_file())]
+        return [(input.path, stat.st_size, stat.st_mtime_ns)]
+    stats = ((path, path.stat()) for path in sorted(p for p in Path(input.path).rglob("*") if p.is_file()))
+    return [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
 
 
 def changed_shards(input: Input, shards: Sequence[ShardRecord]) -> RowRanges:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from hymt_batch import manifest
@@ -19,16 +20,26 @@ TMP_PREFIX = ".tmp-final-"
 class RowList:
     """A list of rows beside an output, as JSON lines; a file only if there is a row."""
 
-    def __init__(self, fs: Fs, final: Path, make_folder: Callable[[Path], None], stack: contextlib.ExitStack) -> None:
-        self._fs, self._final, self._make_folder, self._stack = fs, final, make_folder, stack
+    def __init__(
+        self,
+        fs: Fs,
+        get_path: Callable[[], Path],
+        make_folder: Callable[[Path], None],
+        stack: contextlib.ExitStack,
+        *,
+        may_exist: bool,
+    ) -> None:
+        self._fs, self._get_path, self._make_folder, self._stack = fs, get_path, make_folder, stack
+        self._may_exist = may_exist
         self._file: NewFile | None = None
         self._num_rows = 0
 
     def write(self, line: bytes) -> None:
         """Write a line of the file, which is created for the first one."""
         if self._file is None:
-            self._make_folder(self._final.parent)
-            self._file = self._stack.enter_context(NewFile(self._fs, tmp_path(self._final)))
+            final = self._get_path()
+            self._make_folder(final.parent)
+            self._file = self._stack.enter_context(NewFile(self._fs, tmp_path(final)))
         self._file.write(line)
         self._num_rows += 1
 
@@ -41,20 +52,30 @@ class RowList:
 
     def publish(self, *, durable: bool) -> None:
         """Give the file its name, or remove that of an earlier run, which had rows to list."""
+        if self._file is None and not self._may_exist:
+            return
+        final = self._get_path()
         if self._file is not None:
-            replace(self._fs, self._file.path, self._final)
+            replace(self._fs, self._file.path, final)
             if durable:
-                self._fs.fsync_dir(self._final.parent)
-        elif stat_or_none(self._fs, self._final):
-            remove(self._fs, self._final)
-            self._fs.fsync_dir(self._final.parent)
+                self._fs.fsync_dir(final.parent)
+        elif stat_or_none(self._fs, final):
+            remove(self._fs, final)
+            self._fs.fsync_dir(final.parent)
 
 
 class OpenFiles:
     """The temporary files of one output and of the lists beside it, which are renamed when all are complete."""
 
     def __init__(
-        self, fs: Fs, folder: Path, input: Input, make_folder: Callable[[Path], None], stack: contextlib.ExitStack
+        self,
+        fs: Fs,
+        folder: Path,
+        input: Input,
+        make_folder: Callable[[Path], None],
+        stack: contextlib.ExitStack,
+        *,
+        has_lists: bool,
     ) -> None:
         """Create the temporary file of an output.
 
@@ -64,11 +85,14 @@ class OpenFiles:
             input: The input of the output.
             make_folder: Creates a folder that survives a power loss.
             stack: Removes the temporary files that were not published.
+            has_lists: An earlier run may have written lists of rows.
         """
         self._fs, self._final = fs, manifest.translated_path(folder, input.out_rel)
         self.out = stack.enter_context(NewFile(fs, tmp_path(self._final)))
-        paths = manifest.list_paths(folder, input.rel)
-        self._lists = {key: RowList(fs, path, make_folder, stack) for key, path in paths.items()}
+        self._lists = {
+            key: RowList(fs, partial(get_path, folder, input.rel), make_folder, stack, may_exist=has_lists)
+            for key, get_path in (("errors", manifest.errors_path), ("review", manifest.review_path))
+        }
         self.write_error, self.write_review = self._lists["errors"].write, self._lists["review"].write
 
     def publish(self, num_rows: int | None, before: Callable[[str], bool]) -> JsonDict:

@@ -71,6 +71,7 @@ class Output(JobOutput):
         self._lease, self._exited, self._opened_at = held_lease, False, time.monotonic()
         self._publisher = Publisher(fs, folder, job, self._inputs, self._config, access, self._store, check_lease)
         self._bare_manifest: JsonDict | None = None  # manifest of a finished job without .hymt state
+        self._is_new = job is requested.job  # this run created it: nothing is committed that it did not commit itself
         self._num_assembled_again = 0
 
     @classmethod
@@ -142,7 +143,7 @@ class Output(JobOutput):
         if self._bare_manifest is not None:
             log.warning("%s: %s", folder.name, manifest_only.STATE_LOST_NOTE)
             return
-        self._publisher.load_published(redo=self._redo)
+        self._publisher.load_published(redo=self._redo, is_new=self._is_new)
         if open_inputs := self._publisher.unpublished_inputs():
             check_space(fs, folder, open_inputs, self._config.min_free)
             path_check.check_writable(fs, folder, open_inputs)
@@ -229,7 +230,11 @@ class Output(JobOutput):
         """Return the record of a complete shard, so that a run can skip it; None while any of its parts is missing."""
         if self._publisher.is_published(input):
             return self._publisher.shard_record(input, shard_index)
-        return self._store.shard_record(input, shard_index)
+        return None if self._has_nothing_of(input) else self._store.shard_record(input, shard_index)
+
+    def _has_nothing_of(self, input: Input) -> bool:
+        """True if nothing of a file can be committed: this run created the job, and no folder for the file."""
+        return self._is_new and not self._store.has_made_folder(input)
 
     def has(self, part: Part) -> bool:
         """True if a part, or a run of a divided row, is committed, intact, and was decoded from exactly these rows.
@@ -238,6 +243,8 @@ class Output(JobOutput):
             InputChangedError: The part was decoded from other rows, and on_input_change is not "redo".
         """
         if not self._publisher.is_published(part.shard.input):
+            if self._has_nothing_of(part.shard.input):
+                return False
             return super().has(part)
         self._publisher.check_shard(part.shard, redo=self._redo)
         return True
@@ -277,6 +284,8 @@ class Output(JobOutput):
         stop_reason.clear(self._fs, self.folder)
         claim.clear(self._fs, self.folder)  # of tasks that came late: all that they work on is published
         for input in self._inputs:  # last, because nothing needs the parts from here on
+            if self._config.keep_rows and not self._store.can_have_parts(input):
+                continue
             file_state = manifest.file_state_folder(self.folder, input.file_id)
             cleanup.try_remove_rows(self._fs, file_state, keep_records=self._config.keep_rows)
         summary = summarize(self.folder, self._publisher.file_records(), seconds, self._store.num_rows_committed)

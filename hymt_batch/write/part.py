@@ -64,6 +64,9 @@ class PartHeader(PartSummary):
     payload_sha256: str
 
 
+ORIGIN_FIELDS = tuple(field.name for field in fields(PartOrigin))
+
+
 def shard_name(index: int) -> str:
     return f"s{index:07d}"
 
@@ -110,7 +113,7 @@ def decode_shard_record(values: Sequence[Any]) -> ShardRecord:
 def summarize(rows: Sequence[Row], origin: PartOrigin) -> PartSummary:
     """Return what a part holds; `rows` must be in ascending order."""
     return PartSummary(
-        **{field.name: getattr(origin, field.name) for field in fields(origin)},
+        **{name: getattr(origin, name) for name in ORIGIN_FIELDS},
         num_rows=len(rows),
         rows_digest=rows_digest((row.row_index, row.digest) for row in rows),
         counts=count_statuses(rows),

@@ -92,6 +92,10 @@ class PartReader:
         file_state = manifest.file_state_folder(self._folder, file_id)
         return file_state.joinpath(parts.shard_name(shard_index), parts.part_name(part_index))
 
+    def parts_folder(self, file_id: str, shard_index: int) -> Path:
+        """Return the folder of the parts of a shard."""
+        return manifest.file_state_folder(self._folder, file_id) / parts.shard_name(shard_index)
+
     def load(self, file_id: str, shard_index: int, part_index: int) -> tuple[PartHeader, list[Row]] | None:
         """Return the header and rows of an intact part of this job, or None. Quarantines a part that cannot be used."""
         path = self.path(file_id, shard_index, part_index)
@@ -122,10 +126,11 @@ class PartReader:
         """Forget a part, so that it is read again when it is next requested."""
         self._verified.get((file_id, shard_index), {}).pop(part_index, None)
 
-    def invalidate_shard(self, file_id: str, shard_index: int) -> None:
+    def invalidate_shard(self, file_id: str, shard_index: int, parts_folder: Path) -> None:
         """Forget all parts of a shard."""
         self._verified.pop((file_id, shard_index), None)
-        self._synced_folders.discard(self.path(file_id, shard_index, 0).parent)
+        if self._synced_folders:
+            self._synced_folders.discard(parts_folder)
 
     def read(self, path: Path, file_id: str, shard_index: int, part_index: int) -> tuple[PartHeader, list[Row]] | None:
         """Read and verify a part without changing anything.

@@ -71,6 +71,7 @@ class PartStore:
         self._contents: tuple[tuple[str, int], RecordContents] | None = None  # of the last record that was asked for
         self._environment: tuple[JsonDict, JsonDict] = {}, {}  # the last one, and as a header holds it
         self.num_rows_committed = 0  # committed by this run
+        self._without_parts: set[str] = set()  # ids of files in whose folders this run made a row record alone
 
     def shard_record(self, input: Input, shard_index: int) -> ShardRecord | None:
         """Return what is recorded of a complete shard; None while any of its parts is missing."""
@@ -89,7 +90,7 @@ class PartStore:
         key = (file_id, shard_index)
         if self._contents is None or self._contents[0] != key:
             loaded = self.records.load(*key)
-            self._contents = (key, loaded[1] if loaded else RecordContents((), []))
+            self._contents = (key, loaded.contents if loaded else RecordContents((), []))
         return self._contents[1]
 
     def make_folders(self, inputs: Iterable[Input]) -> None:
@@ -100,6 +101,10 @@ class PartStore:
         """
         folders = [manifest.file_state_folder(self._folder, input.file_id) for input in inputs]
         with_retries("the state of a unit", lambda: self._folders.ensure_all(folders))
+
+    def has_made_folder(self, input: Input) -> bool:
+        """True if this process created or used the state folder of a file that is not published yet."""
+        return self._folders.knows(manifest.file_state_folder(self._folder, input.file_id))
 
     def has(self, part: Part) -> bool:
         """True if a part is committed, intact, and was decoded from exactly these rows; any other part is quarantined.
@@ -197,14 +202,13 @@ class PartStore:
             shard=parts.make_shard_record(shard),
             part_index=part.index,
             num_parts=part.num_parts,
-            uuid=uuid.uuid4().hex,
+            uuid="" if part.num_parts == 1 else uuid.uuid4().hex,  # a row record has none
             epoch=self._epoch,
             degraded=tuple(degraded),
             other_environments=tuple(map(json_roundtrip, other_environments)),
         )
         if part.num_parts == 1:
-            data = self._encode_whole_shard(rows, origin)
-            is_ours = self._publish_whole_shard(shard, data)
+            data, is_ours = self._commit_whole_shard(shard, rows, origin)
         else:
             data = parts.encode(rows, origin)
             path = self._reader.path(origin.file_id, shard.index, part.index)
@@ -241,10 +245,18 @@ class PartStore:
 
         return storage.publish_part(self._fs, self._folders, path, data, self._check_lease, has_existing)
 
-    def _encode_whole_shard(self, rows: Sequence[Row], origin: parts.PartOrigin) -> bytes:
-        """Return the row record of a shard that is one part: it is made at once, which spares the file of the part."""
+    def _commit_whole_shard(self, shard: Shard, rows: list[Row], origin: parts.PartOrigin) -> tuple[bytes, bool]:
+        """Make the row record of a shard that is one part at once, which spares the file of the part.
+
+        Returns:
+            The bytes of the record; whether it is published, and not by another process.
+        """
         summary = parts.summarize(rows, origin)
-        return row_record.encode(self._identity, origin.file_id, origin.shard, [(summary, encode_rows(rows))])
+        data = row_record.encode(self._identity, origin.file_id, origin.shard, [(summary, encode_rows(rows))])
+        is_ours = self._publish_whole_shard(shard, data)
+        if is_ours and not self._redo:  # under redo, another run may replace it with newer rows
+            self.records.remember(origin.file_id, row_record.ShardRows.of_one_part(summary, rows))
+        return data, is_ours
 
     def _publish_whole_shard(self, shard: Shard, data: bytes) -> bool:
         """Publish the row record of a shard that is one part; False if another process published the rows first."""
@@ -283,7 +295,7 @@ class PartStore:
         """
         key = (file_id, shard.index)
         with wrap_os_errors(f"the rows of shard {shard.index} of f{file_id}"):
-            header, parts_folder = self._headers.pop(key, None), self._reader.path(*key, 0).parent
+            header, parts_folder = self._headers.pop(key, None), self._reader.parts_folder(*key)
             is_recorded = key in self._recorded
             is_new = is_recorded or header is None or header.shard != shard
             if not is_recorded and is_new:
@@ -292,12 +304,18 @@ class PartStore:
             has_parts = not (
                 is_recorded and self._folders.made(parts_folder.parent) and not self._folders.knows(parts_folder)
             )
+            if not has_parts and shard.index == 0 and shard.last:
+                self._without_parts.add(file_id)
             if has_parts and (names := list_names(self._fs, parts_folder)):
                 if not is_new:
                     self._fs.fsync_dir(parts_folder.parent)  # the writer of the record may have died before this
                 self._check_lease()
                 cleanup.try_remove_parts_of_shard(self._fs, parts_folder, names)
         self.forget_shard(*key)
+
+    def can_have_parts(self, input: Input) -> bool:
+        """False if this run made the state folder of a finished file, and no part in it."""
+        return input.file_id not in self._without_parts
 
     def finish_shards(self, input: Input, shards: Iterable[ShardRecord]) -> bool:
         """Make the missing row records of complete shards; False if one of the shards is not complete or changed."""
@@ -318,8 +336,9 @@ class PartStore:
         self._committed.pop((file_id, shard_index), None)
         self._num_parts.pop((file_id, shard_index), None)
         self.runs.forget_shard(file_id, shard_index)
-        self._reader.invalidate_shard(file_id, shard_index)
-        self._folders.forget_folder(self._reader.path(file_id, shard_index, 0).parent)
+        parts_folder = self._reader.parts_folder(file_id, shard_index)
+        self._reader.invalidate_shard(file_id, shard_index, parts_folder)
+        self._folders.forget_folder(parts_folder)
 
     def _make_record(self, file_id: str, shard: ShardRecord) -> None:
         try:

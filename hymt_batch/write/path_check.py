@@ -98,13 +98,11 @@ def check_writable(fs: Fs, folder: Path, inputs: Iterable[Input]) -> None:
     """
     root = manifest.state_folder(folder)
     folders, existing = {folder, root}, frozenset(list_names(fs, root))
-    for input in inputs:
-        state = manifest.file_state_folder(folder, input.file_id)
-        folders |= {
-            manifest.translated_path(folder, input.out_rel).parent,
-            *(path.parent for path in manifest.list_paths(folder, input.rel).values()),
-        }
-        if state.name in existing:  # else it will be created in the one above
+    inputs, has_states = list(inputs), any(name.startswith("f") for name in existing)
+    folders |= manifest.published_folders(folder, inputs)
+    for input in inputs if has_states else ():
+        if f"f{input.file_id}" in existing:  # else it will be created in the one above
+            state = manifest.file_state_folder(folder, input.file_id)
             folders |= {state, *shard_folders(fs, state)}
     is_folder: dict[Path, bool] = {folder: True}  # path -> whether it exists and is a folder
     checked = set[Path]()
@@ -142,12 +140,16 @@ def state_obstacles(fs: Fs, folder: Path) -> Iterator[tuple[Path, str]]:
 
 def input_obstacles(fs: Fs, folder: Path, inputs: Iterable[Input]) -> Iterator[tuple[Path, str]]:
     """Like `state_obstacles`, for the output files and records of the inputs."""
-    checker = _PathChecker(fs, folder)
+    checker, states = _PathChecker(fs, folder), frozenset(list_names(fs, manifest.state_folder(folder)))
+    roots = {name: checker.has_names(folder / name) for name in ("translated", "errors", "review")}
     for input in inputs:
-        checker.check_file(manifest.translated_path(folder, input.out_rel))
-        for path in manifest.list_paths(folder, input.rel).values():
-            checker.check_file(path)
-        checker.check_file(record_path(folder, input))
+        if roots["translated"]:
+            checker.check_file(manifest.translated_path(folder, input.out_rel))
+        for key, path in manifest.list_paths(folder, input.rel).items() if roots["errors"] or roots["review"] else ():
+            if roots[key]:
+                checker.check_file(path)
+        if f"f{input.file_id}" in states:
+            checker.check_file(record_path(folder, input))
         yield from checker.obstacles
         checker.obstacles.clear()
 
@@ -164,6 +166,10 @@ class _PathChecker:
         if path not in self._is_folder:
             self._is_folder[path] = self.check_folder(path.parent) and self._check_type(path, "dir", "a folder")
         return self._is_folder[path]
+
+    def has_names(self, path: Path) -> bool:
+        """Return whether there is anything in a folder that could be in the way."""
+        return self.check_folder(path) and bool(list_names(self._fs, path))
 
     def check_file(self, path: Path) -> None:
         if self.check_folder(path.parent):

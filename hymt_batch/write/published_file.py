@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from dataclasses import replace as replace_fields
@@ -29,7 +28,7 @@ from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JsonDict
 from hymt_batch.records import UNLISTED_STATUSES, Document, Input, Preamble, Row, ShardRecord, Status
 from hymt_batch.storage_error import write_error
-from hymt_batch.write import file_record, place_row
+from hymt_batch.write import place_row
 from hymt_batch.write.error_line import error_line
 from hymt_batch.write.input_changes import (
     RowRanges,
@@ -41,8 +40,9 @@ from hymt_batch.write.input_changes import (
 )
 from hymt_batch.write.open_files import OpenFiles
 from hymt_batch.write.review_line import needs_review, review_line
-from hymt_batch.write.row_record import RecordContents, RecordHeader
+from hymt_batch.write.row_record import ShardRows
 from hymt_batch.write.shard_table import ShardTable
+from hymt_batch.write.tally import Tally
 
 if TYPE_CHECKING:
     from hymt_batch.write.settings import WriteConfig
@@ -79,13 +79,14 @@ class Assembly:
 
     input: Input
     shards: ShardTable  # the records of all shards
-    load_rows: Callable[[ShardRecord], tuple[RecordHeader, RecordContents]]  # returns the verified record of a shard
+    load_rows: Callable[[ShardRecord], ShardRows]  # returns the verified rows of a shard
     access: InputAccess
     config: WriteConfig
     identity: str
     settings_sha256: str  # of the output settings; "" if the identity has them
     check_lease: Callable[[], None]  # raises if the lease is lost, so that nothing may be published
     make_folder: Callable[[Path], None]  # creates a folder that survives a power loss
+    has_lists: bool  # an earlier run may have written lists of rows
     # keeps the file at the output path in set_aside/, unless its sha256 is this one or that of the job's own file;
     # returns whether anything is at that path
     preserve_foreign: Callable[[str], bool]
@@ -107,10 +108,10 @@ def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:
         InputChangedError: A row differs from the one that was translated.
         StoppedError: The file system failed.
     """
-    input, tally = assembly.input, _Tally()
+    input, tally = assembly.input, Tally()
     try:
         with contextlib.ExitStack() as stack:
-            files = OpenFiles(fs, folder, input, assembly.make_folder, stack)
+            files = OpenFiles(fs, folder, input, assembly.make_folder, stack, has_lists=assembly.has_lists)
             failure = _failure(assembly)
             input_record = _write(files, assembly, tally, is_failed=bool(failure))
             published = files.publish(None if failure else tally.num_output_rows, assembly.before_publication)
@@ -126,18 +127,17 @@ def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:
         "input": input_record,
         **published,
         **({"failed": failure} if failure else {}),
-        "counts": +tally.counts,
+        "counts": {status: count for status, count in tally.counts.items() if count},
         "flags": tally.flags,
         "tokens": tally.tokens,
         **({"tries": tally.tries} if tally.tries else {}),
         "degraded": tally.degraded,
-        "environments": list(tally.environments.values()),
+        "environments": tally.environments,
     }
-    record = manifest.json_roundtrip(record)
     if assembly.settings_sha256:
         record["settings_sha256"] = assembly.settings_sha256
     record["shards"] = assembly.shards.pack()
-    assembly.make_folder(file_record.record_path(folder, input).parent)
+    assembly.make_folder(manifest.file_state_folder(folder, input.file_id))
     errors = record["errors"]["rows"] if record["errors"] else 0
     size = record["output"]["bytes"] if record["output"] else 0
     log.debug("published file=%r rows=%d errors=%d bytes=%d", input.out_rel, tally.num_rows, errors, size)
@@ -152,8 +152,8 @@ def _failure(assembly: Assembly) -> str:
     first, second = next(shards, None), next(shards, None)
     if first is None or second is not None or first.num_rows != 1:
         return ""
-    _, contents = assembly.load_rows(first)
-    return contents.rows[0].message if contents.rows[0].status is Status.FAILED_FILE else ""
+    row = assembly.load_rows(first).contents.rows[0]
+    return row.message if row.status is Status.FAILED_FILE else ""
 
 
 class _NoWriter:
@@ -164,7 +164,7 @@ class _NoWriter:
     def close(self) -> None: ...
 
 
-def _write(files: OpenFiles, assembly: Assembly, tally: _Tally, *, is_failed: bool) -> JsonDict:
+def _write(files: OpenFiles, assembly: Assembly, tally: Tally, *, is_failed: bool) -> JsonDict:
     """Write all rows to the temporary files, and return size and hash of the input, which did not change meanwhile."""
     input, files_before = assembly.input, stat_files(assembly.input)
     preamble, rows = assembly.access.preamble(input), partial(_read_documents, assembly)
@@ -192,32 +192,7 @@ def _write(files: OpenFiles, assembly: Assembly, tally: _Tally, *, is_failed: bo
     return input_record
 
 
-class _Tally:
-    def __init__(self) -> None:
-        self.num_rows = 0  # documents
-        self.num_output_rows = 0  # fewer, or as many, where rows have several text fields
-        self.counts: Counter[str] = Counter()
-        self.flags: Counter[str] = Counter()
-        self.tokens: Counter[str] = Counter(source=0, new=0)
-        self.tries: Counter[str] = Counter()
-        self.degraded: Counter[str] = Counter()
-        self.environments: dict[bytes, JsonDict] = {}
-
-    def add_shard(self, header: RecordHeader, contents: RecordContents) -> None:
-        """Add all rows of a shard. If one of them is not written in the end, the whole file is not published."""
-        for part in contents.parts:
-            self.degraded.update(part.degraded)
-            for environment in (part.environment, *part.other_environments):
-                self.environments[manifest.canonical_json(environment)] = environment
-        self.counts.update(header.counts)
-        self.tokens["source"] += sum([row.num_source_tokens for row in contents.rows])
-        self.tokens["new"] += sum([row.num_new_tokens for row in contents.rows])
-        for row in contents.rows:
-            if row.tries:
-                self.tries.update(dict(row.tries))
-
-
-def _documents_and_rows(assembly: Assembly, tally: _Tally) -> Iterator[tuple[Document, Row]]:
+def _documents_and_rows(assembly: Assembly, tally: Tally) -> Iterator[tuple[Document, Row]]:
     """Yield each document with its committed row, in order.
 
     Raises:
@@ -232,9 +207,9 @@ def _documents_and_rows(assembly: Assembly, tally: _Tally) -> Iterator[tuple[Doc
     can_escape = target.escapes_characters or bool(preamble.text_fields)  # several texts are an object in JSON
     last_document: Document | None = None
     for record in assembly.shards:
-        header, contents = assembly.load_rows(record)
-        tally.add_shard(header, contents)
-        for row in contents.rows:
+        shard_rows = assembly.load_rows(record)
+        tally.add_shard(shard_rows)
+        for row in shard_rows.contents.rows:
             document = next(documents, None)
             last_document = document or last_document
             if document is None or document.row_index != row.row_index or document.digest != row.digest:
@@ -246,13 +221,12 @@ def _documents_and_rows(assembly: Assembly, tally: _Tally) -> Iterator[tuple[Doc
                 if target.can_hold is not None and shaped_row.text and not target.can_hold(document, shaped_row.text):
                     shaped_row = place_row.with_source_kept(shaped_row)
                 if shaped_row.status is not row.status:
-                    tally.counts[row.status.value] -= 1
-                    tally.counts[shaped_row.status.value] += 1
+                    tally.move(row.status, shaped_row.status)
                 if encoding and shaped_row.text:
                     shaped_row = _encodable_row(shaped_row, encoding, tally, can_escape=can_escape)
                 tally.num_rows += 1
-                if shaped_row.flags:
-                    tally.flags.update(shaped_row.flags)
+                for flag in shaped_row.flags:
+                    tally.add_flag(flag)
                 yield document, _output_row(document, shaped_row, tally)
     if changed_rows.ranges:
         raise input_changed_error(f"{name} {changed_rows}")
@@ -260,7 +234,7 @@ def _documents_and_rows(assembly: Assembly, tally: _Tally) -> Iterator[tuple[Doc
         raise input_changed_error(f"{name} has more rows after row {file_row(extra)}")
 
 
-def _encodable_row(row: Row, encoding: str, tally: _Tally, *, can_escape: bool) -> Row:
+def _encodable_row(row: Row, encoding: str, tally: Tally, *, can_escape: bool) -> Row:
     """Return a row as an output can hold it: flagged if its translation has a character that the encoding lacks.
 
     An output that cannot escape the character holds an error row instead.
@@ -271,8 +245,7 @@ def _encodable_row(row: Row, encoding: str, tally: _Tally, *, can_escape: bool) 
     flags = (*row.flags, "unencodable")
     if can_escape:
         return replace_fields(row, flags=flags)
-    tally.counts[row.status.value] -= 1
-    tally.counts[Status.BAD_ENCODING.value] += 1
+    tally.move(row.status, Status.BAD_ENCODING)
     message = (
         f"its translation has {character!r} (U+{ord(character):04X}), which is not in {encoding}. "
         "Set write.encoding=utf-8, or write=jsonl, which can escape it."
@@ -280,12 +253,11 @@ def _encodable_row(row: Row, encoding: str, tally: _Tally, *, can_escape: bool) 
     return replace_fields(row, status=Status.BAD_ENCODING, text="", flags=flags, message=message)
 
 
-def _output_row(document: Document, row: Row, tally: _Tally) -> Row:
+def _output_row(document: Document, row: Row, tally: Tally) -> Row:
     """Return the row to write. A row that cannot take the added fields becomes a bad row, even if it was translated."""
     if document.status is not Status.BAD_ROW or row.status in NOT_SENT_STATUSES:
         return row
-    tally.counts[row.status.value] -= 1
-    tally.counts[Status.BAD_ROW.value] += 1
+    tally.move(row.status, Status.BAD_ROW)
     return replace_fields(row, status=Status.BAD_ROW, text="", message=document.message)
 
 

@@ -21,13 +21,14 @@ from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import Input, Shard, ShardRecord, SkippedFile, plural
 from hymt_batch.storage_error import wrap_os_errors
-from hymt_batch.write import cleanup, file_record, published_file, set_aside
+from hymt_batch.write import cleanup, file_record, manifest_contents, published_file, set_aside
 from hymt_batch.write.changed_inputs import describe_change
 from hymt_batch.write.input_changes import hash_input, input_changed_error
+from hymt_batch.write.kept_records import FileRecords, KeptRecord, RecordPool
 from hymt_batch.write.part_reader import PartReader
 from hymt_batch.write.part_store import PartStore
 from hymt_batch.write.published_file import Assembly, InputAccess
-from hymt_batch.write.row_record import RecordContents, RecordHeader
+from hymt_batch.write.row_record import ShardRows
 from hymt_batch.write.settings import WriteConfig
 from hymt_batch.write.shard_table import ShardTable
 
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Published:
-    record: JsonDict  # the record without its "shards" field
+    record: KeptRecord
     shards: ShardTable
 
 
@@ -70,12 +71,13 @@ class Publisher:
         self._folders = store.records.folders  # of the state of the same files
         self._identity_sha256, self._settings_sha256 = job.identity_sha256, job.settings_sha256  # needed for each file
         self.published: dict[str, _Published] = {}  # file id -> the published file; read-only for callers
-        self._pool = file_record.RecordPool()
+        self._pool = RecordPool()
         self._outdated: dict[str, str] = {}  # file id -> `out_rel` of a file with earlier output settings
         self._complete_shards: dict[str, ShardTable] = {}  # file id -> the shards of a file that have a row record
         self._own_sha256s: dict[str, str] = {}  # `out_rel` -> sha256 of a file that this job will replace
         self._listed_skipped: tuple[SkippedFile, ...] = ()  # in the manifest
         self._has_manifest = self._redo = False
+        self._has_lists = True  # an earlier run may have left lists of rows
 
     @cached_property
     def _output_names(self) -> frozenset[str]:
@@ -93,17 +95,20 @@ class Publisher:
     def unpublished_inputs(self) -> list[Input]:
         return [input for input in self._inputs if input.file_id not in self.published]
 
-    def load_published(self, *, redo: bool) -> None:
+    def load_published(self, *, redo: bool, is_new: bool = False) -> None:
         """Find the files that are published and intact, and whose inputs did not change.
 
         Args:
             redo: Decode the rows of changed inputs again.
+            is_new: This run created the job, so that no file is published.
 
         Raises:
             InputChangedError: An input changed since it was decoded, and `redo` is false.
         """
+        lists = (self._folder / name for name in ("errors", "review"))
+        self._has_lists = any(stat_or_none(self._fs, path) is not None for path in lists)
         self._redo, recorded_sha256s = redo, set_aside.recorded_sha256s(self._fs, self._folder)
-        for input in self._inputs:
+        for input in () if is_new else self._inputs:
             record = file_record.read_record(self._fs, self._folder, input)
             if record is None or record["identity"] != self._identity_sha256:
                 if (recorded := recorded_sha256s.get(input.out_rel)) is not None:
@@ -118,7 +123,7 @@ class Publisher:
                 raise input_changed_error(change)
             if is_unchanged and file_record.is_current(record, self._job, input):
                 if file_record.is_intact(self._fs, self._folder, record):
-                    self._set_published(input, record)
+                    self._set_published(input, record, file_record.shard_table_of(record))
                     continue
             elif is_unchanged and record.get("settings_sha256", "") != self._settings_sha256:
                 self._outdated[input.file_id] = record["out_rel"]
@@ -130,21 +135,22 @@ class Publisher:
             return
         if self.all_published:
             self._listed_skipped = listed = manifest.read_skipped(self._fs, self._folder) or ()
-            self._has_manifest = has_content(self._fs, path, manifest.build(self._job, self.file_records(), listed))
+            self._has_manifest = has_content(
+                self._fs, path, manifest_contents.build(self._job, self.file_records(), listed)
+            )
         else:  # some of the files that it describes will be replaced
             remove(self._fs, path)
         self._fs.fsync_dir(self._folder)  # the process that wrote it may have been killed before this sync
 
-    def _set_published(self, input: Input, record: JsonDict) -> None:
-        shards = file_record.shard_table_of(record)
-        self.published[input.file_id] = _Published(self._pool.shared(record, input), shards)
+    def _set_published(self, input: Input, record: JsonDict, shards: ShardTable) -> None:
+        self.published[input.file_id] = _Published(self._pool.keep(record, input.rel, input.out_rel), shards)
         self._complete_shards.pop(input.file_id, None)
         self._folders.forget_folder(manifest.file_state_folder(self._folder, input.file_id))
         self._outdated.pop(input.file_id, None)
 
-    def file_records(self) -> list[JsonDict]:
+    def file_records(self) -> FileRecords:
         """Return the records of all files, which must be published, in the order of the inputs."""
-        return [self.published[input.file_id].record for input in self._inputs]
+        return FileRecords([self.published[input.file_id].record for input in self._inputs])
 
     def is_published(self, input: Input) -> bool:
         return input.file_id in self.published
@@ -168,7 +174,7 @@ class Publisher:
             # input, but the file's record lists the shards of the old one, and every later run would stop here.
             # Remove the record, so that the file is assembled again.
             with wrap_os_errors(f"the record of {shard.input.rel}"):
-                published = self.published[shard.input.file_id].record
+                published = self.published[shard.input.file_id].record.to_json()
                 self._own_sha256s[shard.input.out_rel] = file_record.output_sha256(published)
                 remove(self._fs, file_record.record_path(self._folder, shard.input))
                 self._fs.fsync_dir(file_record.record_path(self._folder, shard.input).parent)
@@ -209,6 +215,7 @@ class Publisher:
             settings_sha256=self._settings_sha256,
             check_lease=self._check_lease,
             make_folder=self._folders.ensure,
+            has_lists=self._has_lists,
             preserve_foreign=lambda sha256: self._preserve_foreign(input, sha256),
         )
         try:
@@ -228,13 +235,13 @@ class Publisher:
                 or not file_record.is_intact(self._fs, self._folder, other_record)
             ):
                 raise
-            record = other_record
-        self._set_published(input, record)
+            record, shards = other_record, file_record.shard_table_of(other_record)
+        self._set_published(input, record, shards)
 
-    def _load_rows(self, file_id: str, shard: ShardRecord) -> tuple[RecordHeader, RecordContents]:
+    def _load_rows(self, file_id: str, shard: ShardRecord) -> ShardRows:
         loaded = self._store.records.load(file_id, shard.index)
         # under redo another run may have committed newer rows of the shard; each row is compared with the source
-        if loaded is None or (loaded[0].shard != shard and not self._redo):
+        if loaded is None or (loaded.shard != shard and not self._redo):
             raise PartReader.damaged_error(file_id, shard.index)
         return loaded
 
@@ -279,11 +286,11 @@ class Publisher:
             with wrap_os_errors("manifest.json"):
                 for input in self._inputs:  # the names of all files must be durable before the manifest is
                     self._fs.fsync_dir(manifest.file_state_folder(self._folder, input.file_id))
-                for folder in sorted({folder for input in self._inputs for folder in self._folders_of(input)}):
+                for folder in sorted(self._published_folders()):
                     with contextlib.suppress(FileNotFoundError):  # no file has a list of rows there
                         self._fs.fsync_dir(folder)
                 self._check_lease()
-                contents = manifest.build(self._job, self.file_records(), skipped)
+                contents = manifest_contents.build(self._job, self.file_records(), skipped)
                 write_atomic(self._fs, self._folder / "manifest.json", contents)
             self._has_manifest = True
         if self._job.replaced_settings:
@@ -294,7 +301,6 @@ class Publisher:
                 self._job = replace(self._job, replaced_settings=(), replaced_paths={})
                 manifest.replace_job(self._fs, self._folder, self._job)
 
-    def _folders_of(self, input: Input) -> set[Path]:
-        """Return the folders of a file and of its lists, from which a killed run may have removed a list."""
-        paths = [manifest.translated_path(self._folder, input.out_rel)]
-        return {path.parent for path in (*paths, *manifest.list_paths(self._folder, input.rel).values())}
+    def _published_folders(self) -> set[Path]:
+        """Return the folders of all files and of their lists, from which a killed run may have removed a list."""
+        return manifest.published_folders(self._folder, self._inputs)

@@ -18,7 +18,7 @@ from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import ShardRecord
 from hymt_batch.write import row_record, state_file
 from hymt_batch.write.quarantine import quarantine
-from hymt_batch.write.row_record import RecordContents, RecordHeader
+from hymt_batch.write.row_record import RecordContents, RecordHeader, ShardRows
 from hymt_batch.write.state_file import StateFileDamagedError
 from hymt_batch.write.storage import DurableFolders
 
@@ -31,6 +31,7 @@ class RecordStore:
     def __init__(self, fs: Fs, folder: Path, identity: str) -> None:
         self._fs, self._folder, self._identity = fs, folder, identity
         self.folders = DurableFolders(fs, folder)  # shared with the parts, which are in the same folders
+        self._last: tuple[str, ShardRows] | None = None  # id of a file, and what was recorded last
         self._synced_files: set[str] = set()  # ids of files whose folder was synced after a record was found there
 
     def path(self, file_id: str, shard_index: int) -> Path:
@@ -41,13 +42,20 @@ class RecordStore:
         loaded = self._load(file_id, shard_index, row_record.decode_payload)
         return loaded[0] if loaded else None
 
-    def load(self, file_id: str, shard_index: int) -> tuple[RecordHeader, RecordContents] | None:
-        """Return the header and the contents of an intact record, or None; quarantines a record that cannot be used.
+    def load(self, file_id: str, shard_index: int) -> ShardRows | None:
+        """Return what an intact record holds, or None; quarantines a record that cannot be used.
 
         Raises:
             OSError: The record cannot be read. It may be intact, and decoding its rows again may take hours.
         """
-        return self._load(file_id, shard_index, row_record.decode)
+        if self._last is not None and (self._last[0], self._last[1].shard.index) == (file_id, shard_index):
+            return self._last[1]
+        loaded = self._load(file_id, shard_index, row_record.decode)
+        return ShardRows(loaded[0].shard, loaded[0].counts, loaded[1]) if loaded else None
+
+    def remember(self, file_id: str, rows: ShardRows) -> None:
+        """Keep what this process has just recorded: the file of a small shard is mostly assembled next."""
+        self._last = file_id, rows
 
     def _load(
         self, file_id: str, shard_index: int, decode: Callable[[bytes], tuple[RecordHeader, T]]

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from hymt_batch import manifest
 from hymt_batch.fs_protocol import Fs
@@ -66,12 +66,29 @@ class RecordContents:
     rows: list[Row]  # in the order of the file
 
 
+@dataclass(frozen=True, slots=True)
+class ShardRows:
+    """What is known of a complete shard: read from its record, or as this process has just recorded it."""
+
+    shard: ShardRecord
+    counts: dict[str, int]  # rows by status
+    contents: RecordContents
+
+    @classmethod
+    def of_one_part(cls, part: PartSummary, rows: list[Row]) -> Self:
+        """Return a shard that is one part, as a record that is made of the part would give it back."""
+        recorded = RecordedPart(
+            part.num_rows, part.rows_digest, part.environment, part.degraded, part.other_environments
+        )
+        return cls(part.shard, part.counts, RecordContents((recorded,), rows))
+
+
 def record_name(shard_index: int) -> str:
     return f"{shard_name(shard_index)}.rows"
 
 
 def encode(identity: str, file_id: str, shard: ShardRecord, parts: Sequence[tuple[PartSummary, bytes]]) -> bytes:
-    """Return the bytes of the record of a shard.
+    """Return the bytes of the record of a shard; inverse of `decode`.
 
     Args:
         identity: sha256 of the job's identity.
@@ -92,26 +109,38 @@ def encode(identity: str, file_id: str, shard: ShardRecord, parts: Sequence[tupl
         raise StateFileDamagedError("a row is incomplete") from None
     if indices != list(range(shard.first_row, shard.first_row + shard.num_rows)):
         raise StateFileDamagedError("the parts do not hold each row of the shard exactly once")
-    environments: dict[bytes, dict[str, Any]] = {}
-    about: list[list[Any]] = []
-    for part, _ in parts:
-        indexes = []
-        for environment in (part.environment, *part.other_environments):
-            environments.setdefault(key := manifest.canonical_json(environment), environment)
-            indexes.append(list(environments).index(key))
-        about.append([part.num_rows, part.rows_digest, indexes[0], [*part.degraded], *indexes[1:]])
-    about_parts = {"environments": list(environments.values()), "parts": about}
-    contents = manifest.canonical_json(about_parts) + b"\n" + b"".join(lines)
+    contents = manifest.canonical_json(_about_parts([part for part, _ in parts])) + b"\n" + b"".join(lines)
     fields = {
         "identity": identity,
         "file_id": file_id,
         "shard": encode_shard_record(shard),
         "num_parts": len(parts),
         "has_logprobs": all(map(has_logprob, lines)),
-        "counts": dict(sum((Counter(part.counts) for part, _ in parts), Counter())),
+        "counts": _sum_counts([part.counts for part, _ in parts]),
         "num_bytes": len(contents),
     }
     return state_file.seal(KIND, fields, zlib.compress(contents, LEVEL))
+
+
+def _about_parts(parts: Sequence[PartSummary]) -> dict[str, Any]:
+    """Return what the first line of a record's contents has of its parts, with each environment once."""
+    if len(parts) == 1 and not parts[0].other_environments:
+        (part,) = parts
+        about = [[part.num_rows, part.rows_digest, 0, [*part.degraded]]]
+        return {"environments": [part.environment], "parts": about}
+    environments: dict[bytes, dict[str, Any]] = {}
+    about_all: list[list[Any]] = []
+    for part in parts:
+        indexes = []
+        for environment in (part.environment, *part.other_environments):
+            environments.setdefault(key := manifest.canonical_json(environment), environment)
+            indexes.append(list(environments).index(key))
+        about_all.append([part.num_rows, part.rows_digest, indexes[0], [*part.degraded], *indexes[1:]])
+    return {"environments": list(environments.values()), "parts": about_all}
+
+
+def _sum_counts(counts: Sequence[dict[str, int]]) -> dict[str, int]:
+    return dict(counts[0]) if len(counts) == 1 else dict(sum(map(Counter, counts), Counter()))
 
 
 def decode_header(line: bytes) -> RecordHeader:

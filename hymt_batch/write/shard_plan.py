@@ -143,7 +143,7 @@ def plan_path(folder: Path) -> Path:
 
 def write(fs: Fs, folder: Path, plan: ShardPlan) -> None:
     """Write the plan durably; the caller holds the lease."""
-    write_atomic(fs, plan_path(folder), manifest.seal(_to_json(plan), manifest.canonical_json))
+    write_atomic(fs, plan_path(folder), manifest.seal_compact(_to_json(plan)))
 
 
 def discard(fs: Fs, folder: Path) -> None:

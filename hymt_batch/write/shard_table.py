@@ -17,6 +17,8 @@ _RECORD = struct.Struct("<?qqqq32s?")  # whether the record is present, then its
 class ShardTable:
     """The shard records of one file, by shard index."""
 
+    __slots__ = ("_count", "_packed")
+
     def __init__(self, records: Iterable[ShardRecord] = ()) -> None:
         self._packed, self._count = bytearray(), 0
         for record in records:
@@ -85,7 +87,7 @@ class ShardTable:
     @property
     def is_complete(self) -> bool:
         """True if the table has every shard of the file."""
-        return len(self) == self.end and self.last_index is not None
+        return bool(self._packed and self._packed[-1]) and len(self) == self.end  # the last byte is `last`
 
     def describe_gaps(self) -> str:
         """Return the indices of the missing shards as text, such as "3, 7 to the end"."""

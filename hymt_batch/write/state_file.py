@@ -69,7 +69,7 @@ def seal(kind: FileKind, fields: JsonDict, payload: bytes, version: int | None =
         "len": len(payload),
         "sha256": hashlib.sha256(payload).hexdigest(),
     }
-    return manifest.canonical_json({**header, "check": manifest.digest(header)}) + b"\n" + payload
+    return manifest.with_check(header) + b"\n" + payload
 
 
 def open_header(kind: FileKind, line: bytes) -> JsonDict:

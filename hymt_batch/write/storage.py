@@ -264,6 +264,8 @@ def _mib(size: int) -> str:
 
 
 def _input_bytes(input: Input) -> int:
+    if input.size is not None:
+        return input.size
     root = Path(input.path)
     try:
         return sum(p.stat().st_size for p in root.rglob("*")) if root.is_dir() else root.stat().st_size

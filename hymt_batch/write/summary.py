@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 from hymt_batch import manifest
-from hymt_batch.manifest import JsonDict, sum_counts
+from hymt_batch.manifest import JsonDict
 from hymt_batch.records import SkippedFile
+from hymt_batch.write.totals import Totals
+
+
+class Paths(Sequence[Path]):
+    """Paths that are made when they are asked for: a path takes ten times the memory of a name that is there anyway."""
+
+    def __init__(self, folder: Path, make: Callable[[Path, str], Path], names: Sequence[str]) -> None:
+        self._folder, self._make, self._names = folder, make, names
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Path]: ...
+    def __getitem__(self, index: int | slice) -> Path | Sequence[Path]:
+        if isinstance(index, slice):
+            return Paths(self._folder, self._make, self._names[index])
+        return self._make(self._folder, self._names[index])
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,34 +60,34 @@ class Summary:
     seconds: float  # time since the output folder was opened
     num_rows_decoded: int  # texts committed by this run
     num_rows_kept: int  # texts committed by earlier runs or by other processes
-    outputs: tuple[Path, ...]
-    errors: tuple[Path, ...]
+    outputs: Sequence[Path]
+    errors: Sequence[Path]
     skipped: tuple[SkippedFile, ...] = ()  # files that were found and are not read
     failed: tuple[FailedFile, ...] = ()  # files that are not of their formats
-    reviews: tuple[Path, ...] = ()  # lists of flagged rows
+    reviews: Sequence[Path] = ()  # lists of flagged rows
     num_files_assembled_again: int = 0  # with new output settings, by this run, without decoding
     num_shards_merged: int = 0  # translated by tasks, and published by this run
 
 
 def summarize(folder: Path, records: Sequence[JsonDict], seconds: float, num_rows_decoded: int) -> Summary:
     """Add up the records of a job's files."""
-    texts, tokens = manifest.count_texts(records), sum_counts(r["tokens"] for r in records)
+    totals = Totals.of(records)
     return Summary(
         folder=folder,
         files=len(records),
-        rows=sum(r["rows"] for r in records),
-        texts=texts,
-        formats=Counter(r["format"] for r in records),
-        counts=sum_counts(r["counts"] for r in records),
-        flags=sum_counts(r["flags"] for r in records),
-        tries=sum_counts(r.get("tries", {}) for r in records),
-        num_source_tokens=tokens.get("source", 0),
-        num_new_tokens=tokens.get("new", 0),
+        rows=totals.rows,
+        texts=totals.texts,
+        formats=totals.formats,
+        counts=dict(sorted(totals.counts.items())),
+        flags=dict(sorted(totals.flags.items())),
+        tries=dict(sorted(totals.tries.items())),
+        num_source_tokens=totals.tokens["source"],
+        num_new_tokens=totals.tokens["new"],
         seconds=seconds,
         num_rows_decoded=num_rows_decoded,
-        num_rows_kept=max(0, texts - num_rows_decoded),
-        outputs=tuple(manifest.translated_path(folder, r["out_rel"]) for r in records if r["output"]),
-        errors=tuple(manifest.errors_path(folder, r["rel"]) for r in records if r["errors"]),
-        reviews=tuple(manifest.review_path(folder, r["rel"]) for r in records if r.get("review")),
+        num_rows_kept=max(0, totals.texts - num_rows_decoded),
+        outputs=Paths(folder, manifest.translated_path, [r["out_rel"] for r in records if r["output"]]),
+        errors=Paths(folder, manifest.errors_path, [r["rel"] for r in records if r["errors"]]),
+        reviews=Paths(folder, manifest.review_path, [r["rel"] for r in records if r.get("review")]),
         failed=tuple(FailedFile(f["rel"], f["why"]) for f in manifest.failed_files(records)),
     )

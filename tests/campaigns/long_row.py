@@ -25,7 +25,7 @@ from tests.campaigns import command
 
 ROOT = Path(__file__).parents[2]
 CHARACTERS = 200_000
-MAX_CPU_S = 60.0
+MAX_CPU_S = 45.0
 """Limit of the processor seconds of a run."""
 HUNG_S = 1800.0  # without a run
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")

@@ -28,6 +28,7 @@ from hymt_batch.write import (
     cleanup,
     file_record,
     lease,
+    manifest_contents,
     open_files,
     output_settings,
     published_file,
@@ -193,7 +194,12 @@ def _() -> Any:
 
 @mutant("the names of published files are not synced before the manifest")
 def _() -> Any:
-    return patched((Publisher, "_folders_of", lambda self, input: iter(())))
+    return patched((Publisher, "_published_folders", lambda self: set()))
+
+
+@mutant("an existing job is taken for a new one")
+def _() -> Any:
+    return patched((Output, "_has_nothing_of", lambda self, input: True))
 
 
 @mutant("a part is trusted without its checksum")
@@ -347,7 +353,7 @@ def _() -> Any:
                 later.append((source, target)) if hidden else fs.rename(source, target)
 
             published_record = assemble(PatchedFs(fs, rename=rename), folder, job)
-            files.write_atomic(fs, folder / "manifest.json", manifest.build(self._job, [published_record]))
+            files.write_atomic(fs, folder / "manifest.json", manifest_contents.build(self._job, [published_record]))
             for source, target in later:
                 fs.rename(source, target)
             return published_record
@@ -497,6 +503,7 @@ SEEN_BY = {
     "a part that is a whole shard counts before its folder is synced": "power loss",
     "an existing part counts as durable without a sync": "kill, then power loss",
     "the names of published files are not synced before the manifest": "kill, then power loss",
+    "an existing job is taken for a new one": "kill",
     "a part is trusted without its checksum": "damage",
     "a row record is trusted without its checksum": "damage",
     "parts are removed before their row record is synced": "kill",
@@ -586,7 +593,7 @@ def _() -> Any:
 
 @mutant("the removal of a failed file's earlier output is not synced")
 def _() -> Any:
-    original, published_folders = OpenFiles.publish, Publisher._folders_of
+    original, published_folders = OpenFiles.publish, Publisher._published_folders
 
     def publish(self: OpenFiles, num_rows: int | None, before: Any) -> Any:
         store = self._fs
@@ -597,11 +604,12 @@ def _() -> Any:
         finally:
             self._fs = store
 
-    def folders_of_outputs(self: Publisher, input: Input) -> Iterator[Path]:
-        has_output = self.published[input.file_id].record["output"]
-        yield from (f for f in published_folders(self, input) if has_output or "translated" not in f.parts)
+    def folders_of_outputs(self: Publisher) -> set[Path]:
+        with_output = [input for input in self._inputs if self.published[input.file_id].record.to_json()["output"]]
+        lists = {folder for folder in published_folders(self) if "translated" not in folder.parts}
+        return lists | manifest.published_folders(self._folder, with_output)
 
-    return patched((OpenFiles, "publish", publish), (Publisher, "_folders_of", folders_of_outputs))
+    return patched((OpenFiles, "publish", publish), (Publisher, "_published_folders", folders_of_outputs))
 
 
 @mutant("a failed file is counted twice")

@@ -46,8 +46,10 @@ class JsonTreeFile:
         self._data = data
         self._strings = find_strings(data, len(BOM) if data.startswith(BOM) else 0)
         self._escapes = Escapes(data)
+        self._finds_links = True
 
     def places(self, options: PlaceOptions) -> Iterator[Place]:
+        self._finds_links = options.plan_version > 6  # earlier plans name no codes of Vue I18n
         is_bundle = _is_resource_bundle(self._strings)
         has_messages = is_bundle or icu.COMPLEX_IN_JSON.search(self._data) is not None
         language = options.tgt_lang if options.add_plural_forms else ""
@@ -65,7 +67,7 @@ class JsonTreeFile:
                 yield from self._message_places(value, text, message, language)
                 continue
             text = text if has_words(text) else ""
-            yield Place(value.start, value.end, value.name, text, codes=_codes_of_i18next(text))
+            yield Place(value.start, value.end, value.name, text, codes=self._codes_of_libraries(text))
             if language and text:
                 yield from self._plural_keys(value, text, language)
 
@@ -116,7 +118,7 @@ class JsonTreeFile:
                 yield inserted.pop(0)
             text_of_part = part.text if has_words(part.text) else ""
             name = bounded_name(value.name + part.label)
-            yield Place(start, end, name, text_of_part, codes=_codes(part), context=_Frame(part.branch))
+            yield Place(start, end, name, text_of_part, codes=self._codes(part), context=_Frame(part.branch))
         yield from inserted
 
     def _inserted_branches(
@@ -135,7 +137,9 @@ class JsonTreeFile:
                     continue
                 frame = _Frame(forms.other.branch, category.encode() + opening, b"}" + gap)
                 name = bounded_name(value.name + forms.label(category))
-                places.append(Place(start, start, name, forms.other.text, codes=_codes(forms.other), context=frame))
+                places.append(
+                    Place(start, start, name, forms.other.text, codes=self._codes(forms.other), context=frame)
+                )
         return sorted(places, key=lambda place: place.start)
 
     def _plural_keys(self, value: StringValue, text: str, language: str) -> Iterator[Place]:
@@ -156,7 +160,23 @@ class JsonTreeFile:
                 before = b"," + self._data[begin:quote] + f'_{category}"'.encode() + self._data[quote + 7 : value.start]
                 name = member_name(container, f"{stem}_{category}")
                 frame = _Frame(before=before, after=b'"')
-                yield Place(start, start, name, text, codes=_codes_of_i18next(text), context=frame)
+                yield Place(start, start, name, text, codes=self._codes_of_libraries(text), context=frame)
+
+    def _codes(self, part: icu.MessageText) -> FormatCodes:
+        """Return the codes of a text that are codes only in a message."""
+        unusual = [argument for argument in part.branch.arguments if not _PLAIN_ARGUMENT.fullmatch(argument)]
+        own = [(code, "") for code in [*unusual, *(["#"] if part.branch.has_number else [])]]
+        return (*own, *self._codes_of_libraries(part.text))
+
+    def _codes_of_libraries(self, text: str) -> FormatCodes:
+        """Return the codes of a text that only some libraries have: other keys in it, and tags that are numbers.
+
+        Those are `$t(key)` of i18next, `@:key` and `@.lower:key` of Vue I18n, and `<0>` of React.
+        """
+        if "$t(" not in text and "<" not in text and "@" not in text:
+            return ()
+        found = (_OF_LIBRARIES if self._finds_links else _I18NEXT).finditer(text)
+        return tuple(dict.fromkeys((match[0], f"<{match[2]}>" if match[1] else "") for match in found))
 
     def _offsets(self, value: StringValue, text: str) -> Sequence[int]:
         """Return the offset in the file of each character of a string, and of its end."""
@@ -170,22 +190,9 @@ _MESSAGE = re.compile("[{}']")
 _MAX_SPACE = 1000
 """An inserted key has the white space of the key beside it, of which no more bytes than these are looked at."""
 
-_I18NEXT = re.compile(r"\$t\([^()\n]{0,200}\)|<(/?)(\d{1,3})/?>")
-
-
-def _codes_of_i18next(text: str) -> FormatCodes:
-    """Return the codes of a text that only i18next has: other keys in it, and tags that are numbers, as in React."""
-    if "$t(" not in text and "<" not in text:
-        return ()
-    found = _I18NEXT.finditer(text)
-    return tuple(dict.fromkeys((match[0], f"<{match[2]}>" if match[1] else "") for match in found))
-
-
-def _codes(part: icu.MessageText) -> FormatCodes:
-    """Return the codes of a text that are codes only in a message."""
-    unusual = [argument for argument in part.branch.arguments if not _PLAIN_ARGUMENT.fullmatch(argument)]
-    own = [(code, "") for code in [*unusual, *(["#"] if part.branch.has_number else [])]]
-    return (*own, *_codes_of_i18next(part.text))
+_OF_I18NEXT = r"\$t\([^()\n]{0,200}\)|<(/?)(\d{1,3})/?>"
+_I18NEXT = re.compile(_OF_I18NEXT)
+_OF_LIBRARIES = re.compile(rf"{_OF_I18NEXT}|@(?:\.\w{{1,30}})?:(?:\([^()\n]{{1,200}}\)|[\w.\-]{{0,200}}\w)")
 
 
 def _is_resource_bundle(strings: Sequence[StringValue]) -> bool:

@@ -1,0 +1,52 @@
+"""Add up the records of a job's files, in one pass: a job may have 100,000 of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Self
+
+from hymt_batch import manifest
+from hymt_batch.manifest import JsonDict
+
+
+@dataclass(slots=True)
+class Totals:
+    """What the records of files add up to; see `published_file.assemble` for the fields of a record."""
+
+    rows: int = 0
+    texts: int = 0  # as many as rows, unless rows have several text fields
+    has_texts: bool = False  # a file has rows with several text fields
+    formats: Counter[str] = field(default_factory=Counter)  # files by format
+    counts: Counter[str] = field(default_factory=Counter)  # texts by status
+    flags: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = field(default_factory=Counter)
+    tries: Counter[str] = field(default_factory=Counter)  # by step of the code ladder
+    degraded: Counter[str] = field(default_factory=Counter)
+    environments: dict[bytes, JsonDict] = field(default_factory=dict)  # the distinct ones, by their JSON
+
+    @classmethod
+    def of(cls, records: Iterable[JsonDict]) -> Self:
+        """Return the totals of some records."""
+        totals, seen = cls(), dict[int, JsonDict]()
+        for record in records:
+            totals.rows += record["rows"]
+            totals.texts += record["texts"] if "texts" in record else record["rows"]
+            totals.has_texts = totals.has_texts or "texts" in record
+            totals.formats[record["format"]] += 1
+            for name, sums in (("counts", totals.counts), ("flags", totals.flags), ("tokens", totals.tokens)):
+                _add(sums, record[name])
+            _add(totals.tries, record.get("tries", {}))
+            _add(totals.degraded, record["degraded"])
+            for environment in record["environments"]:
+                if id(environment) not in seen:  # records share what is equal
+                    seen[id(environment)] = environment
+                    totals.environments.setdefault(manifest.canonical_json(environment), environment)
+        return totals
+
+
+def _add(sums: Counter[str], counts: JsonDict) -> None:
+    """Do what `Counter.update` does, faster for a few counts."""
+    for name, count in counts.items():
+        sums[name] += count
