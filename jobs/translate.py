@@ -1,9 +1,14 @@
 """Translate a corpus; run the same command again to continue a stopped job.
 
-The whole job, in pipeline order: source -> segment -> prompt -> batch -> decode -> check -> write. What happens to a
-segment: a thread reads its shard and makes a prompt of it (`prepare_shard`); it becomes part of the unit of work that
-the executor pulls next (`pending_units`); the executor decodes it, checks it and tries it again if need be, in this
-process or in a worker (`Replica.translate`); its row is assembled, committed and in the end published (`translate`).
+The whole job (`translate`), or one task of a prepared job (`translate_shards`), in pipeline order: source -> segment
+-> prompt -> batch -> decode -> check -> write. What happens to a segment (`decode_units`): a thread reads its shard
+(`read_ahead` pulls it) and makes a prompt of it (`prepare_shard`); its part is planned and goes into the unit that the
+executor pulls next (`pending_units`); the executor decodes it, checks it and tries it again if need be, in this process
+or in a worker (`Replica.translate` in run/replica.py); its row is assembled and committed (`commit_result`). The last
+shard of a file publishes the file; a task leaves that to `merge`.
+
+Words: a part is committed as a whole, and a unit is decoded as a whole: one part, or all parts of a run of small files.
+Shards come in groups, each of which gives whole units: one shard, or all shards of such a run.
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from itertools import chain, compress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from hymt_batch import batch, prompt, segment, signals
 from hymt_batch.decode import token_limit
@@ -24,7 +29,7 @@ from hymt_batch.doctor import preflight
 from hymt_batch.errors import ExitCode
 from hymt_batch.records import Part, PreparedShard, Shard
 from hymt_batch.run import error_advice, run_status, stderr_capture, stdin_job
-from hymt_batch.run import executor as executors
+from hymt_batch.run import executor as executors  # `executor` and `task` are variables below
 from hymt_batch.run import task as tasks
 from hymt_batch.run.commit_result import commit_divided_row, commit_result
 from hymt_batch.run.executor import OpenExecutor
@@ -51,6 +56,8 @@ if TYPE_CHECKING:
     from hymt_batch.model.tokenizer import Tokenizer
     from hymt_batch.schema import TranslateJob
 
+PrepareModel: TypeAlias = "Callable[[TranslateJob], PreparedModel]"
+
 log = logging.getLogger("hymt_batch.jobs.translate")  # the same name when run as `python -m jobs.translate`
 
 
@@ -58,7 +65,7 @@ def translate(
     job: TranslateJob,
     reporter: Reporter,
     open_executor: OpenExecutor = executors.open_executor,
-    prepare_model: Callable[[TranslateJob], PreparedModel] = prepare_of,
+    prepare_model: PrepareModel = prepare_of,
 ) -> Summary:
     """Run one job until it is complete; raise HymtError if it cannot run or is stopped. What is committed is kept."""
     stop = signals.install()
@@ -67,26 +74,30 @@ def translate(
         reporter.show_stage("checking the model")
         model = prepare_model(job)  # without its weights
         plan = Plan.resolve(job, model)  # prompt template, part limits, identity, environment
-        # before the weights: a folder of another job costs nothing
+        # before the weights are loaded, so that the folder of another job is refused at once
         with (
             open_output(job, plan, inputs, stop) as output,
             run_status.in_folder(reporter.run_status, output.folder, was_complete=output.is_complete),
         ):
+            # an earlier version or another machine may have created the folder: its job keeps its `auto` values
             job, plan = plan.of_folder(job, output.identity)
-            inputs.plan_version = plan.part_limits.plan  # a fork may have opened another folder than the requested one
+            # the version of its plan too: the inputs were opened before a fork chose the folder
+            inputs.plan_version = plan.part_limits.plan
             inputs.keep_in(output.folder)  # what was stored is linked there
+            # a second signal and a hanging step end the process without leaving this block
             stop.on_exit(partial(close_folder, output, reporter, stop))
             if not output.is_complete:
                 reporter.log_to(output.folder / "logs", job.launch.keep_logs)
                 log.info("arguments=%s", escape_line(shlex.join(sys.argv[1:]), 4000))
-                output.assemble_outdated()  # files that have earlier output settings
+                output.assemble_outdated()  # files with earlier output settings are not published until this is done
             if output.is_complete:
                 log.info("complete: nothing is left to decode")
                 return finish(job, output, reporter, was_complete=True)
             cut_shards = partial(inputs.cut_shards, plan.part_limits.shard_rows, plan.part_limits.shard_bytes)
-            shards = read_units(output.units(), cut_shards, output.shard_record)
+            # the output knows which files are decoded together, and which shards are complete
+            shard_groups = read_units(output.units(), cut_shards, output.shard_record)
             monitor = Monitor(job, reporter, inputs.total_units(), inputs.files, output)
-            decode_units(job, plan, model, output, shards, monitor, stop, open_executor)
+            decode_units(job, plan, model, output, shard_groups, monitor, stop, open_executor)
             return finish(job, output, reporter)
 
 
@@ -94,13 +105,15 @@ def translate_shards(
     job: TranslateJob,
     reporter: Reporter,
     open_executor: OpenExecutor = executors.open_executor,
-    prepare_model: Callable[[TranslateJob], PreparedModel] = prepare_of,
+    prepare_model: PrepareModel = prepare_of,
 ) -> TaskSummary:
-    """Translate some units of a prepared job, and publish nothing: any number of processes may do so at once.
+    """Translate the shards of one task of a prepared job, and publish nothing; any number of tasks may run at once.
+
+    A shard on which another task works is skipped, and the rest is translated.
 
     Raises:
-        HymtError: The folder was not prepared for this job or this machine, another task works on a shard, or the task
-            is stopped. What is committed is kept.
+        HymtError: The folder was not prepared for this job or this machine, or the task is stopped; or, after the rest
+            is translated, another task worked on one of its shards. What is committed is kept.
     """
     stop = signals.install()
     task = tasks.read_task(job, stop)
@@ -116,13 +129,14 @@ def translate_shards(
             if not output.is_complete:
                 reporter.log_to(tasks.log_folder(output.folder, task))
                 log.info("arguments=%s", escape_line(shlex.join(sys.argv[1:]), 4000))
-                shards = tasks.read_units(inputs, output, plan.part_limits)
-                first = next(shards, None)  # before the weights: another task may work on all of them
-                if first is not None:
+                shard_groups = tasks.read_units(inputs, output, plan.part_limits)
+                # claimed before the weights are loaded: other tasks may work on all of them
+                first_group = next(shard_groups, None)
+                if first_group is not None:
                     monitor = Monitor(job, reporter, tasks.total_units(task))
-                    units = chain([first], shards)
-                    decode_units(job, plan, model, output, units, monitor, stop, open_executor)
-            return output.summarize()
+                    shard_groups = chain([first_group], shard_groups)
+                    decode_units(job, plan, model, output, shard_groups, monitor, stop, open_executor)
+            return output.summarize()  # raises if another task works on one of its shards
 
 
 def decode_units(
@@ -130,12 +144,12 @@ def decode_units(
     plan: Plan,
     model: PreparedModel,
     output: JobOutput,
-    shards: Iterator[Sequence[Shard | SkippedShard]],
+    shard_groups: Iterator[Sequence[Shard | SkippedShard]],
     monitor: Monitor,
     stop: StopRequest,
     open_executor: OpenExecutor,
 ) -> None:
-    """Decode what is missing of the units whose shards are given, and commit it; raise if a stop was requested."""
+    """Decode what is missing of the given shards, and commit it; raise if a stop was requested."""
     tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
     prompt.check_template(tokenizer, plan.template)
     # source: read ahead in a thread, which also segments and prompts
@@ -145,40 +159,41 @@ def decode_units(
         monitor,
         open_executor(job, model, tokenizer, output, stop, monitor.add_batch) as executor,
         closing(
-            read_ahead(shards, prepare_next, job.launch, stop, on_wait=monitor.refresh, release=close_hung)
-        ) as prepared,
+            read_ahead(shard_groups, prepare_next, job.launch, stop, on_wait=monitor.refresh, release=close_hung)
+        ) as prepared_groups,
     ):
         stop.allow_drain(job.launch.grace_s)
         time_limit = TimeLimit(os.environ)
-        units = pending_units(prepared, job, plan, output, monitor)
-        for result in executor.run(time_limit.units(units, stop)):  # decode
+        units = pending_units(prepared_groups, job, plan, output, monitor)
+        for result in executor.run(time_limit.units(units, stop)):  # decode, and check each translation
             part = result.part
             time_limit.end_part(part)
-            rows = commit_result(output, result)  # check, write
+            rows = commit_result(output, result)  # check: assemble the rows; write
             monitor.add_part(part, rows, one_line=output.is_one_line(part.shard.input))
-            output.finish_if_complete(part.shard)  # the shard that completes its file publishes it
+            output.finish_if_complete(part.shard)  # if this was its last part; the last shard publishes the file
         if not output.is_complete:  # a stop after the last part changes nothing
             stop.raise_if_requested()
 
 
 def pending_units(
-    units: Iterable[list[PreparedShard | SkippedShard]],
+    prepared_groups: Iterable[list[PreparedShard | SkippedShard]],
     job: TranslateJob,
     plan: Plan,
     output: JobOutput,
     monitor: Monitor,
 ) -> Iterator[Unit]:
-    """Yield, in plan order, what is not committed yet; publish the files of which no part is missing.
+    """Yield what is not committed yet, shard by shard in planned order; publish the files of which nothing is missing.
 
-    Several shards are those of small files that are decoded as one batch: as a whole if any of their parts is missing.
-    The runs of divided rows come last, each as a unit of its own.
+    A group of several shards is a run of small files, and one unit. If any of its parts is missing, all of them are
+    decoded again, because a text may depend on its batch (see `Unit`); only the missing ones are committed. The runs of
+    the divided rows of a group come last, each as a unit of its own.
     """
     max_new_tokens = partial(token_limit.max_new_tokens, job.decode, plan.max_context)
-    for shards in units:
-        unit_parts: list[Part] = []
+    for group in prepared_groups:
+        unit_parts: list[Part] = []  # committed or not
         missing: list[Part] = []
         divided: list[Part] = []  # not committed
-        for prepared in shards:
+        for prepared in group:
             if isinstance(prepared, SkippedShard):  # an earlier run committed all its parts
                 monitor.skip_shard(prepared.input, prepared.record)
                 output.finish_skipped_shard(prepared.input, prepared.record)
@@ -195,24 +210,26 @@ def pending_units(
                 else:
                     monitor.begin_part(part)
                     missing.append(part)
-                    if len(shards) == 1:
+                    if len(group) == 1:
                         yield Unit.of_part(part)
             unit_parts += [part for part in parts if not part.run_lengths]
+            # here for a shard whose parts were all committed: no result of it follows. In others this does nothing
             output.finish_if_complete(shard)
-        if missing and len(shards) > 1:
-            output.make_folders([part.shard.input for part in missing])
+        if missing and len(group) > 1:
+            output.make_folders([part.shard.input for part in missing])  # at once, to spare a sync for each file
             yield Unit(unit_parts, missing)
         for part in divided:
             for run in missing_runs(part, output, monitor):
                 monitor.begin_part(run)
                 yield Unit.of_part(run)
-            output.finish_if_complete(part.shard)
+            output.finish_if_complete(part.shard)  # here for a row whose runs were all committed, for the same reason
 
 
 def missing_runs(part: Part, output: JobOutput, monitor: Monitor) -> list[Part]:
     """Return the runs of a divided row that are not committed yet; if none is missing, the row is committed."""
     runs = part.segment_runs()
-    is_kept = [output.has(run) for run in runs]  # all of them now, because the row is joined once it has all
+    # asked for all before the first is decoded: the last result joins the row only if the output knows of all its runs
+    is_kept = [output.has(run) for run in runs]
     if all(is_kept):
         commit_divided_row(output, part)
         monitor.skip_part(part)
@@ -239,18 +256,24 @@ def prepare_shard(
     """Split and encode the rows of a shard."""
     if isinstance(shard, SkippedShard):
         return shard
-    rows, version = shard.documents, plan.part_limits.plan
+    rows, plan_version = shard.documents, plan.part_limits.plan
     segments, rejected = segment.split(
         rows,
         tokenizer.count,
         job.segment,
-        version,
-        keeps_codes=job.check.code_rows,
+        plan_version,
+        keeps_codes=job.check.code_rows,  # of every row, not only of documents, which say so themselves
         find_token_starts=tokenizer.token_starts,
         check_stop=check_stop,
     )
     prompts, rejected_later = prompt.render(
-        segments, rows, tokenizer, plan.template, plan.max_context, version, check_stop=check_stop
+        segments,
+        rows,  # with the ids and the languages
+        tokenizer,
+        plan.template,
+        plan.max_context,
+        plan_version,
+        check_stop=check_stop,
     )
     return PreparedShard(shard, prompts, {**rejected, **rejected_later})
 
@@ -288,6 +311,7 @@ def run(job: TranslateJob, kept: KeptModel | None = None) -> ExitCode:
         stop.flush_output = stderr_capture.flush
         reporter.show_stage("loading")
         if stream.is_stdin(job.source.path):
+            # prints its result itself, to stderr; keeps no model, because standard input can be read only once
             summary = stdin_job.run(job, reporter, translate)
         else:
             summary = translate(job, reporter, *of_sweep(kept))
@@ -318,8 +342,8 @@ def run_task(job: TranslateJob, kept: KeptModel | None = None) -> ExitCode:
     return ExitCode.COMPLETE
 
 
-def of_sweep(kept: KeptModel | None) -> tuple[Any, ...]:
-    """Return what opens an executor and prepares a model, for a job that shares them with others; () if alone."""
+def of_sweep(kept: KeptModel | None) -> tuple[OpenExecutor, PrepareModel] | tuple[()]:
+    """Return `open_executor` and `prepare_model` for a job that shares its model with others; () if it is alone."""
     return (partial(executors.open_executor, kept=kept), kept.prepare) if kept else ()
 
 
