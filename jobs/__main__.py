@@ -151,7 +151,7 @@ def run_job(command_line: CommandLine, job: str, summary: str) -> ExitCode:
 
 def launcher_of(points: Sequence[SweepPoint]) -> Callable[[Any], ExitCode] | None:
     """Return what hands the job of each of these points to its scheduler; None if they run in this process."""
-    from hymt_batch.launch.scheduler_settings import Target
+    from hymt_batch.launch.registry import Target
 
     if all(point.job is None or point.job.launch.target is Target.local for point in points):
         return None

@@ -63,7 +63,9 @@ RULES = {
     "model/": f"device_map/ {BASE}",
     "device_map/": BASE,
     "check/": f"codes.py {BASE}",
+    "write/lease_holder.py": "launch/registry.py",  # whether a scheduler started the holder again
     "write/": f"formats/ file_units.py manifest.py pretty_json.py sanitize.py shard.py {BASE}",
+    "launch/registry.py": "",
     "launch/": f"shard.py {BASE}",
     "formats/": "records.py errors.py languages.py fs.py fs_protocol.py",
     "manifest.py": "pretty_json.py records.py fs.py fs_protocol.py",

@@ -18,7 +18,8 @@ from hymt_batch import config
 from hymt_batch.errors import ConfigError, ExitCode
 from hymt_batch.launch import cron, kubernetes, systemd
 from hymt_batch.launch.command import NO_RETRY, JobCommand
-from hymt_batch.launch.scheduler_settings import NAMES, USED_BY, SchedulerConfig, Target
+from hymt_batch.launch.registry import Target
+from hymt_batch.launch.scheduler_settings import NAMES, USED_BY, SchedulerConfig
 from jobs import __main__ as front
 
 ODD = 'source.path=it\'s "100%" $HOME $(id) \\ 语料.txt'
@@ -207,7 +208,7 @@ def test_a_setting_of_another_scheduler_is_refused() -> None:
 def test_every_setting_of_a_scheduler_names_its_targets() -> None:
     assert set(USED_BY) | {"target"} == NAMES
     targets = {target.value for target in Target}
-    assert all(set(used.split()) <= targets for used in USED_BY.values())
+    assert all(set(used) <= targets for used in USED_BY.values())
     assert SchedulerConfig().target is Target.local
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from hymt_batch.errors import ExitCode
-from hymt_batch.launch import slurm, slurm_submit
+from hymt_batch.launch import prepared_job, slurm, slurm_submit
 from hymt_batch.launch.command import JobCommand
-from hymt_batch.launch.scheduler_settings import Target
+from hymt_batch.launch.registry import Target
 from hymt_batch.launch.settings import LaunchConfig
 from jobs import __main__ as front
 
@@ -31,14 +31,14 @@ def shellcheck(script: str) -> str:
 
 
 def test_tasks_have_the_missing_shards_of_their_share() -> None:
-    assert slurm_submit.task_lists([0, 1, 2, 3, 5, 9], 4) == ["0-3", "5", "9"]
-    assert slurm_submit.task_lists([0, 1, 3], 4) == ["0-1 3"]
-    assert slurm_submit.task_lists([], 4) == []
+    assert prepared_job.task_lists([0, 1, 2, 3, 5, 9], 4) == ["0-3", "5", "9"]
+    assert prepared_job.task_lists([0, 1, 3], 4) == ["0-1 3"]
+    assert prepared_job.task_lists([], 4) == []
 
 
 def scripts(num_tasks: int, monkeypatch: pytest.MonkeyPatch, **settings: object) -> list[slurm_submit.Script]:
     monkeypatch.setattr(slurm_submit, "max_array_size", lambda: 10)
-    tasks = slurm_submit.task_lists(range(num_tasks), 1)
+    tasks = prepared_job.task_lists(range(num_tasks), 1)
     return list(slurm_submit.plan_scripts(job(**settings), tasks, "label"))
 
 

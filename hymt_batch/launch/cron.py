@@ -1,4 +1,4 @@
-"""A line of a crontab for a job. Text only.
+"""A line of a crontab for a job. Prints only.
 
 Source: crontab(5), where a percent sign ends the command unless it is escaped.
 """
@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Callable
 
-from hymt_batch.errors import ConfigError
+from hymt_batch.errors import ConfigError, ExitCode
 from hymt_batch.launch.command import JobCommand, check_one_line
 
 DEFAULT_SCHEDULE = "0 2 * * *"
 NICKNAMES = ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly", "@reboot")
 FIELD = re.compile(r"[\w*/,-]+")
+
+
+def hand_over(job: JobCommand, show: Callable[[str], object]) -> ExitCode:
+    """Show the line of a job."""
+    show(crontab_line(job))
+    return ExitCode.COMPLETE
 
 
 def schedule_of(job: JobCommand) -> str:

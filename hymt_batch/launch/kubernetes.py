@@ -1,23 +1,31 @@
-"""The manifests of a job for Kubernetes: an Indexed Job of its tasks with the jobs around it, or a CronJob. Text only.
+"""The manifests of a job for Kubernetes: an Indexed Job of its tasks with the jobs around it, or a CronJob.
 
-Written for 1.33 and later, where backoffLimitPerIndex is stable.
+They are only printed. Written for 1.33 and later, where backoffLimitPerIndex is stable.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from typing import Any
 
-from hymt_batch.errors import ConfigError
+from hymt_batch.errors import ConfigError, ExitCode
 from hymt_batch.launch import cron
 from hymt_batch.launch.command import NO_RETRY, NO_RETRY_OF_JOB, JobCommand
+from hymt_batch.launch.prepared_job import num_shards
 
 MAX_NAME_CHARS = 40  # with a suffix and the index of a pod, at most 52 and 63
 CONTAINER = "hymt-batch"
 USER_ID = 10001  # of the image
 SHM_SIZE = "2Gi"
 MIN_DEADLINE_S = 3600
+
+
+def hand_over(job: JobCommand, show: Callable[[str], object]) -> ExitCode:
+    """Show the manifests of a job."""
+    show(manifests(job, None if job.launch.schedule is not None else num_shards(job)))
+    return ExitCode.COMPLETE
 
 
 def manifests(job: JobCommand, num_shards: int | None) -> str:

@@ -3,49 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from enum import Enum
 from typing import Any
 
 from hymt_batch.errors import ConfigError
+from hymt_batch.launch.registry import SCHEDULERS, Target
 from hymt_batch.setting import Operation
-
-
-class Target(Enum):
-    """Who runs the processes of a job."""
-
-    local = "local"  # this process, and its workers
-    slurm = "slurm"  # an array of SLURM, submitted here
-    k8s = "k8s"  # manifests for Kubernetes, printed
-    systemd = "systemd"  # a service and its timer, printed
-    cron = "cron"  # a line of a crontab, printed
-
 
 MAX_REQUEUES = 1000
 
 USED_BY = {
-    "dry_run": "slurm k8s systemd cron",
-    "array_parallelism": "slurm k8s",
-    "max_requeues": "slurm k8s",
-    "gpus_per_task": "slurm k8s",
-    "cpus_per_task": "slurm k8s",
-    "mem": "slurm k8s",
-    "devices": "slurm",
-    "part_s": "slurm",
-    "gres": "slurm",
-    "account": "slurm",
-    "partition": "slurm",
-    "qos": "slurm",
-    "time": "slurm",
-    "constraint": "slurm",
-    "extra": "slurm",
-    "setup": "slurm",
-    "image": "k8s",
-    "namespace": "k8s",
-    "data_claim": "k8s",
-    "outputs_claim": "k8s",
-    "cache_claim": "k8s",
-    "tasks": "k8s",
-    "schedule": "k8s systemd cron",
+    name: tuple(target for target, scheduler in SCHEDULERS.items() if name in scheduler.settings)
+    for scheduler in SCHEDULERS.values()
+    for name in scheduler.settings
 }
 """Setting below `launch` -> the targets that use it."""
 
@@ -107,7 +76,7 @@ class SchedulerConfig:
             if isinstance(value, str):
                 _check_text(option.name, value)
             default = option.default_factory() if callable(option.default_factory) else option.default
-            targets = USED_BY.get(option.name, "").split()
+            targets = USED_BY.get(option.name, ())
             if value != default and targets and self.target.value not in targets:
                 raise ConfigError(
                     f"launch.{option.name}={value} has no effect with launch={self.target.value}",
@@ -125,8 +94,15 @@ def _lines(name: str, value: Any) -> list[str]:
         if "\n" in line or "\0" in line:
             raise ConfigError(f"a line of launch.{name} has a line break", fix="Make it two entries of the list.")
     if name == "extra":
-        return [line.removeprefix("#SBATCH").strip() for line in lines]
+        return [_without_prefix(line) for line in lines]
     return [str(line) for line in lines]
+
+
+def _without_prefix(line: str) -> str:
+    """Return the options of a line that may have been copied from a script."""
+    for scheduler in SCHEDULERS.values():
+        line = line.removeprefix(scheduler.option_prefix)
+    return line.strip()
 
 
 def _check_text(name: str, value: str) -> None:

@@ -5,8 +5,6 @@ Running it again submits only what is missing then. Talks to hymt-batch and SLUR
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import shlex
 import shutil
@@ -15,16 +13,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import groupby
 from pathlib import Path
 
 from hymt_batch.errors import ExitCode, LeaseError, PreflightError
 from hymt_batch.launch import slurm
 from hymt_batch.launch.command import JobCommand
-from hymt_batch.shard import format_units
-
-PREPARE_SETTINGS = ("launch.devices=", "launch.part_s=")
-"""Words for `prepare`, which has these settings without `launch`."""
+from hymt_batch.launch.prepared_job import missing_shards, prepare_words, queue_label, task_lists
 
 MAX_ARRAY_SIZE = 1001
 """SLURM's default: indices of an array are below it."""
@@ -39,7 +33,7 @@ class Script:
     after: tuple[int, ...] = ()  # indices of other scripts
 
 
-def submit(job: JobCommand, show: Callable[[str], object]) -> ExitCode:
+def hand_over(job: JobCommand, show: Callable[[str], object]) -> ExitCode:
     """Prepare and submit a job; with launch.dry_run=true, show what would be submitted.
 
     Args:
@@ -55,10 +49,10 @@ def submit(job: JobCommand, show: Callable[[str], object]) -> ExitCode:
     label = queue_label(job)
     if not job.launch.dry_run:
         _check_queue(label)
-        prepared = subprocess.run([*job.program, "prepare", *_prepare_words(job)], check=False).returncode
+        prepared = subprocess.run([*job.program, "prepare", *prepare_words(job)], check=False).returncode
         if prepared:
             return ExitCode(prepared) if prepared in list(ExitCode) else ExitCode.STOPPED
-    missing = _missing(job)
+    missing = missing_shards(job, quiet=job.launch.dry_run)
     if missing is None and not job.launch.dry_run:
         raise PreflightError(
             f"hymt-batch missing name={job.name} failed", fix="Run it by hand; its message says what is wrong."
@@ -74,12 +68,6 @@ def submit(job: JobCommand, show: Callable[[str], object]) -> ExitCode:
     return ExitCode.COMPLETE
 
 
-def task_lists(missing: Sequence[int], per_task: int) -> list[str]:
-    """Return the missing shards of each task, as shard.index takes them: 0-7 9."""
-    tasks = groupby(missing, key=lambda shard: shard // per_task)
-    return [format_units(list(shards)).replace(",", " ") for _, shards in tasks]
-
-
 def plan_scripts(job: JobCommand, tasks: Sequence[str], label: str) -> Iterator[Script]:
     """Yield the scripts of a job in the order of their submission: arrays, each within SLURM's limit, and the merge.
 
@@ -93,13 +81,6 @@ def plan_scripts(job: JobCommand, tasks: Sequence[str], label: str) -> Iterator[
     yield Script("merge", slurm.merge_script(job, label), tuple(range(len(windows))))
 
 
-def queue_label(job: JobCommand) -> str:
-    """Return the name of a job in the queue: that of its folder, and a digest of the path."""
-    digest = hashlib.sha256(str(job.folder).encode("utf-8", "surrogateescape")).hexdigest()[:8]
-    plain = re.sub(r"[^\w.-]", "_", job.name, flags=re.ASCII)[:40]
-    return f"hymt-{plain}-{digest}"
-
-
 def max_array_size() -> int:
     """Return how many tasks an array may have here."""
     if shutil.which("scontrol") is None:
@@ -107,23 +88,6 @@ def max_array_size() -> int:
     done = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False)
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", done.stdout, re.MULTILINE)
     return max(1, int(found[1])) if found else MAX_ARRAY_SIZE
-
-
-def _prepare_words(job: JobCommand) -> list[str]:
-    """Return the overrides of `prepare`: those of the job, and what launch says about the machines of the tasks."""
-    given = [word.removeprefix("launch.") for word in job.words if word.startswith(PREPARE_SETTINGS)]
-    words = [word for word in job.job_words(task=False) if not word.startswith(("shard.index=", "shard.per_task="))]
-    return [*words, *given]
-
-
-def _missing(job: JobCommand) -> list[int] | None:
-    """Return the missing shards; None if the job is not prepared."""
-    words = [*job.program, "missing", *job.folder_words(), "format=json"]
-    quiet = subprocess.DEVNULL if job.launch.dry_run else None
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=quiet, text=True, check=False)
-    if done.returncode not in (ExitCode.COMPLETE, ExitCode.MISSING):
-        return None
-    return [int(shard) for shard in json.loads(done.stdout)["missing"]]
 
 
 def _check_queue(label: str) -> None:
@@ -160,7 +124,7 @@ def _describe_dry_run(job: JobCommand, scripts: Sequence[Script], *, is_prepared
     else:
         lines += [
             "# the job is not prepared yet, so the array has one task here; the submission first runs",
-            f"# {shlex.join([*job.program, 'prepare', *_prepare_words(job)])}",
+            f"# {shlex.join([*job.program, 'prepare', *prepare_words(job)])}",
         ]
     for script in scripts:
         ids = [f"ID_OF_{scripts[index].name}" for index in script.after]

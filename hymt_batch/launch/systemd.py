@@ -1,14 +1,24 @@
-"""A systemd service for a job, and the timer that starts it. Text only.
+"""A systemd service for a job, and the timer that starts it. Prints only.
 
 Source of the quoting rules: systemd.service(5), "Command lines", and systemd.unit(5), "Specifiers".
 """
 
 from __future__ import annotations
 
+import getpass
+from collections.abc import Callable
+
+from hymt_batch.errors import ExitCode
 from hymt_batch.launch.command import JobCommand, check_one_line
 
 DEFAULT_SCHEDULE = "*-*-* 02:00:00"
 RESTART_S = 60
+
+
+def hand_over(job: JobCommand, show: Callable[[str], object]) -> ExitCode:
+    """Show the files of a job, for the account that runs this."""
+    show(units(job, getpass.getuser()))
+    return ExitCode.COMPLETE
 
 
 def units(job: JobCommand, user: str) -> str:

@@ -1,4 +1,4 @@
-"""Which task of an array this process is, from the environment variables that SLURM and Kubernetes set.
+"""Which task of an array this process is, from the environment variables that its scheduler sets (`registry.py`).
 
 Reads environment variables only, and only if the user asks for it (shard.index=auto). The number of tasks is never
 taken from the environment: SLURM_ARRAY_TASK_COUNT is 1 when one lost task is submitted again. SLURM_NTASKS is not read
@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hymt_batch.errors import UsageError
+from hymt_batch.launch.registry import SCHEDULERS, ArrayVariables, StepVariables
 
-ARRAY_INDEX, STEP_INDEX, STEP_SIZE = "SLURM_ARRAY_TASK_ID", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"
-KUBERNETES_INDEX = "JOB_COMPLETION_INDEX"
 SUBMITIT = "SUBMITIT_EXECUTOR"
 
 
@@ -22,15 +21,16 @@ class TaskIndex:
     """The place of this process among the tasks of a job."""
 
     index: int  # from 0
-    count: int | None  # number of tasks, only where one srun step holds all of them; else None
+    count: int | None  # number of tasks, only where one step of srun holds all of them; else None
     source: str  # the variables that it was read from, for messages
 
 
 def task_index(environ: Mapping[str, str]) -> TaskIndex | None:
     """Return which task of an array this process is; None if the environment does not say.
 
-    The first that holds: a task of an srun step with T > 1 tasks in a SLURM array (array index x T + rank; T must stay
-    the same when tasks are repeated), an array task, a task of an srun step without an array, a pod of an Indexed Job.
+    The schedulers are asked in the order of the table. Of each, the first that holds: a task of a step with T > 1 tasks
+    in an array (array index x T + rank; T must stay the same when tasks are repeated), an array task, a task of a step
+    without an array.
 
     Args:
         environ: The environment variables.
@@ -45,31 +45,45 @@ def task_index(environ: Mapping[str, str]) -> TaskIndex | None:
             why="the index of its array is a position in the sweep, not a shard",
             fix="Sweep the shards themselves, such as 'shard.index=range(0,8)'.",
         )
+    arrays = [scheduler.array for scheduler in SCHEDULERS.values() if scheduler.array is not None]
     if num_processes := torch_processes(environ):
         raise UsageError(
             f"shard.index=auto does not work under torchrun or accelerate launch ({num_processes} processes)",
             why="one that ends early makes them stop the others",
-            fix="Start the tasks as a SLURM array or an Indexed Job of Kubernetes, with shard.index=auto.",
+            fix=f"Start the tasks as {' or '.join(array.kind for array in arrays)}, with shard.index=auto.",
             id="D1",
         )
-    step_size = _count(environ, STEP_SIZE) or 1
-    array_index = _count(environ, ARRAY_INDEX)
-    if step_size > 1:
-        rank = _count(environ, STEP_INDEX)
-        if rank is None or rank >= step_size:
-            raise UsageError(
-                f"{STEP_INDEX}={environ.get(STEP_INDEX, '')} is not a task of {STEP_SIZE}={step_size}",
-                why="srun sets both",
-                fix=f"Start the tasks with srun, or set shard.index=N instead of auto: unset {STEP_SIZE}.",
-            )
-        if array_index is not None:
-            source = f"{ARRAY_INDEX}={array_index} x {STEP_SIZE}={step_size} + {STEP_INDEX}={rank}"
-            return TaskIndex(array_index * step_size + rank, None, source)
-        return TaskIndex(rank, step_size, f"{STEP_INDEX}={rank}")
-    for name in (ARRAY_INDEX, KUBERNETES_INDEX):
-        if (index := _count(environ, name)) is not None:
-            return TaskIndex(index, None, f"{name}={index}")
-    return None
+    return next((found for array in arrays if (found := _index_in(array, environ)) is not None), None)
+
+
+def _index_in(array: ArrayVariables, environ: Mapping[str, str]) -> TaskIndex | None:
+    """Return which task of an array of one scheduler this process is; None if it is none."""
+    step_size = (_count(environ, array.step.size) if array.step is not None else None) or 1
+    value = _count(environ, array.index)
+    index = value - array.first if value is not None and value >= array.first else None
+    if array.step is not None and step_size > 1:
+        rank = _rank(array.step, step_size, environ)
+        if index is None:
+            return TaskIndex(rank, step_size, f"{array.step.rank}={rank}")
+        source = f"{array.index}={value} x {array.step.size}={step_size} + {array.step.rank}={rank}"
+        return TaskIndex(index * step_size + rank, None, source)
+    return None if index is None else TaskIndex(index, None, f"{array.index}={value}")
+
+
+def _rank(step: StepVariables, step_size: int, environ: Mapping[str, str]) -> int:
+    """Return which process of a step this is.
+
+    Raises:
+        UsageError: It is none of them.
+    """
+    rank = _count(environ, step.rank)
+    if rank is None or rank >= step_size:
+        raise UsageError(
+            f"{step.rank}={environ.get(step.rank, '')} is not a task of {step.size}={step_size}",
+            why=f"{step.program} sets both",
+            fix=f"Start the tasks with {step.program}, or set shard.index=N instead of auto: unset {step.size}.",
+        )
+    return rank
 
 
 def torch_processes(environ: Mapping[str, str]) -> int:

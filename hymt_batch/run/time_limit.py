@@ -1,6 +1,6 @@
-"""Begin no unit that cannot end before the scheduler ends the job. Knows no executor and no scheduler but the variable.
+"""Begin no unit that cannot end before the scheduler ends the job. Knows no executor.
 
-SLURM sets SLURM_JOB_END_TIME since 23.02; the scripts of launch=slurm set it for earlier ones.
+Which variable tells the end is in the table of schedulers (`launch/registry.py`).
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from hymt_batch.launch.registry import SCHEDULERS
 from hymt_batch.records import Part
 from hymt_batch.run.unit import Unit
 from hymt_batch.signals import StopRequest
 
-VARIABLE = "SLURM_JOB_END_TIME"
 SAFETY_S = 30.0  # to commit, and to end the process
 NUM_RATES = 8  # the slowest of the last units counts: the next one may be as slow
 
@@ -28,8 +28,7 @@ class TimeLimit:
             environ: The environment variables.
             clock: Returns the time in seconds since 1970, as the variable is given.
         """
-        text = environ.get(VARIABLE, "").strip()
-        self._end = float(text) if text.isascii() and text.isdecimal() else None
+        self._variable, self._end = _end_of_job(environ)
         self._clock = clock
         self._begun: dict[int, tuple[float, int]] = {}  # id of a part -> when its unit began, tokens of the unit
         self._rates: deque[float] = deque(maxlen=NUM_RATES)  # seconds a source token
@@ -43,7 +42,7 @@ class TimeLimit:
                 left, needed = self._end - SAFETY_S - now, max(self._rates, default=0.0) * tokens
                 if needed > left:
                     why = f"because the next part takes about {needed:.0f} s and {max(0.0, left):.0f} s are left"
-                    stop.request(VARIABLE, why)
+                    stop.request(self._variable, why)
                     return
                 self._begun |= {id(part): (now, tokens) for part in unit.missing}
             yield unit
@@ -53,3 +52,12 @@ class TimeLimit:
         begun, tokens = self._begun.pop(id(part), (0.0, 0))
         if tokens:
             self._rates.append((self._clock() - begun) / tokens)
+
+
+def _end_of_job(environ: Mapping[str, str]) -> tuple[str, float | None]:
+    """Return the variable that tells when the job ends, and that time; None if no variable tells it."""
+    for scheduler in SCHEDULERS.values():
+        text = environ.get(scheduler.end_time, "").strip()
+        if text.isascii() and text.isdecimal():
+            return scheduler.end_time, float(text)
+    return "", None

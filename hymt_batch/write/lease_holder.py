@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
+from hymt_batch.launch.registry import SCHEDULERS
+
 MAX_PID, MAX_COUNT = (1 << 31) - 1, (1 << 63) - 1
 MAX_FIELD_CHARS = 256
 
@@ -30,7 +32,7 @@ class LeaseHolder:
     pids: str  # process id namespace: ids of another container mean nothing here
     pid: int
     started: str  # start time of the process in clock ticks since boot, because process ids are reused
-    slurm_job: str
+    slurm_job: str  # and task, of any scheduler that starts a job again under the same id
     slurm_restart: int
     since: str  # used only in messages
     epoch: int = 1
@@ -71,8 +73,7 @@ def current_process() -> LeaseHolder:
         pids = os.readlink("/proc/self/ns/pid")
     except OSError:
         pids = ""
-    job, task = os.environ.get("SLURM_JOB_ID", ""), os.environ.get("SLURM_ARRAY_TASK_ID", "")
-    restart = os.environ.get("SLURM_RESTART_COUNT", "0")
+    job, restart = _restarted_job()
     return LeaseHolder(
         owner=uuid.uuid4().hex,
         host=_ascii(socket.gethostname()),
@@ -80,10 +81,20 @@ def current_process() -> LeaseHolder:
         pids=pids,
         pid=os.getpid(),
         started=process_start_time(os.getpid()) or "",
-        slurm_job=_ascii(f"{job}.{task}" if job else ""),
+        slurm_job=_ascii(job),
         slurm_restart=int(restart) if restart.isascii() and restart.isdigit() and len(restart) < 10 else 0,
         since=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _restarted_job() -> tuple[str, str]:
+    """Return the job of this process, with its task, and how often it was started again; ("", "0") if nothing says."""
+    for scheduler in SCHEDULERS.values():
+        job = os.environ.get(scheduler.job_id, "") if scheduler.restart_count else ""
+        if job:
+            task = os.environ.get(scheduler.array.index, "") if scheduler.array is not None else ""
+            return f"{job}.{task}", os.environ.get(scheduler.restart_count, "0")
+    return "", "0"
 
 
 def is_alive(holder: LeaseHolder, me: LeaseHolder) -> bool | None:

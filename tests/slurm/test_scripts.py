@@ -14,7 +14,7 @@ import pytest
 
 from hymt_batch.launch import slurm
 from hymt_batch.launch.command import JobCommand
-from hymt_batch.launch.scheduler_settings import Target
+from hymt_batch.launch.registry import Target
 from hymt_batch.launch.settings import LaunchConfig
 from tests.slurm import cluster
 from tests.slurm.cluster import Cluster
