@@ -46,7 +46,8 @@ def run(job: MergeJob) -> ExitCode:
     """Publish the job and print its summary.
 
     Returns:
-        COMPLETE; TOO_MANY_ERRORS if the share of error rows is above check.max_error_rate.
+        COMPLETE; TOO_MANY_ERRORS if the share of error rows is above check.max_error_rate; WARNINGS if there were
+        warnings and the job was prepared with strict=true.
 
     Raises:
         MissingError: A shard is missing.

@@ -57,9 +57,30 @@ def test_the_service_is_accepted_by_systemd(tmp_path: Path) -> None:
 def test_the_batch_script_is_clean_under_shellcheck() -> None:
     shellcheck = Path(sys.executable).parent / "shellcheck"
     assert shellcheck.exists(), "install the extra dev"
-    script = f"#!/usr/bin/env bash\n{block('sh', '#SBATCH')}"
+    script = block("sh", "#SBATCH")
+    assert script.startswith("#!/bin/bash\n"), "sbatch refuses a script without it"
     done = subprocess.run([shellcheck, "-"], input=script, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("variables", "requeued"),
+    [
+        ({"SLURM_JOB_ID": "12"}, "requeue 12\n"),
+        ({"SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "7"}, "requeue 12_7\n"),
+        ({"SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": "20"}, ""),
+    ],
+)
+def test_the_batch_script_requeues_its_own_task_and_never_the_whole_array(
+    tmp_path: Path, variables: dict[str, str], requeued: str
+) -> None:
+    for name, line in (("hymt-batch", "exit 75"), ("scontrol", 'echo "$@"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:/usr/bin:/bin"
+    script = ["bash", "-u", "-c", block("sh", "#SBATCH")]
+    done = subprocess.run(script, env={"PATH": path, **variables}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (75, requeued, "")
 
 
 def test_the_commands_have_valid_settings() -> None:

@@ -236,6 +236,17 @@ def test_another_plan_in_the_folder_is_refused(cluster: Cluster, capsys: pytest.
     assert cluster.plan().num_units == 1  # two small files
 
 
+def test_a_prepared_job_keeps_its_plan_where_redo_would_remove_it(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cluster.prepare("on_input_change=redo") == 0  # nothing is there yet
+    before = (cluster.out / "job/.hymt/plan.json").read_bytes()
+    assert cluster.prepare("on_input_change=redo") == 2
+    assert "overwrite=true" in capsys.readouterr().err
+    assert (cluster.out / "job/.hymt/plan.json").read_bytes() == before
+    assert cluster.prepare("on_input_change=redo", "overwrite=true") == 0
+
+
 def test_longer_parts_are_another_plan(cluster: Cluster) -> None:
     auto = "batch.part_rows=auto"
     assert cluster.prepare(auto, "part_s=40") == 0
