@@ -99,6 +99,8 @@ def test_a_dry_run_prints_scripts_that_are_clean_and_does_nothing(
     for script in (array, merge):
         assert shellcheck(f"#!/bin/bash{script}") == ""
     assert not re.search(r"launch=|launch\.(?!max_requeues)", array.partition("shards=")[2])
+    assert "HYMT_EXIT_CODE" in out.partition("#!/bin/bash")[0]  # given to prepare, whose plan gives it to the merge
+    assert "HYMT_EXIT_CODE" not in merge  # where it would run a second time
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 

@@ -74,18 +74,15 @@ def array_script(job: JobCommand, tasks: Sequence[str], label: str) -> str:
 
 
 def merge_script(job: JobCommand, label: str) -> str:
-    """Return the script of the job that merges what the tasks left; it runs whether they succeeded or not."""
+    """Return the script of the job that merges what the tasks left; it runs whether they succeeded or not.
+
+    The commands of launch.on_success and launch.on_failure are run by `merge`, which has them from the plan.
+    """
     launch = job.launch
     options = [("job-name", label), ("output", f"{log_folder(job)}/merge-%j.log"), ("ntasks", "1")]
     named = [(key, getattr(launch, key)) for key in ("account", "partition", "qos", "time")]
     options += [(key, value) for key, value in named if value is not None]
-    lines = [f"{_command(job, 'merge', job.folder_words())}; code=$?"]
-    for setting, test in ((launch.on_success, "-eq"), (launch.on_failure, "-ne")):
-        if setting is not None:
-            status = _command(job, "status", [*job.folder_words(), "format=json"])
-            hook = f"timeout {launch.hook_timeout_s:g} /bin/sh -c {shlex.quote(setting)}"
-            lines.append(f'if [ "$code" {test} 0 ]; then {status} | HYMT_EXIT_CODE="$code" {hook} >&2; fi')
-    return "".join([_head(job, options, ["requeue"]), *(f"{line}\n" for line in lines), 'exit "$code"\n'])
+    return f"{_head(job, options, ['requeue'])}{_command(job, 'merge', job.folder_words())}\n"
 
 
 def log_folder(job: JobCommand) -> str:
