@@ -263,6 +263,8 @@ def publish(fs: Fs, tmp: Path, final: Path) -> bool:
         if final_stat is None and tmp_stat is not None and error.errno in LINK_UNSUPPORTED_ERRNOS:
             replace(fs, tmp, final)  # may replace a file, but equal identities write equal bytes
             return True
+        if tmp_stat is not None and isinstance(error, FileExistsError):
+            return False  # another process removed it since: it has published the shard
         raise
 
 

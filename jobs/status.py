@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hymt_batch import manifest, sanitize, streams
 from hymt_batch.check.settings import CheckConfig
-from hymt_batch.errors import ExitCode, IdentityError
+from hymt_batch.errors import ExitCode, IdentityError, PreflightError
 from hymt_batch.fs import OS_FS, list_names, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, StateDamagedError, StateMissingError, StatePermissionError
@@ -314,6 +314,8 @@ def _add_tasks(fs: Fs, folder: Path, job_status: JobStatus) -> None:
     except IdentityError as error:
         job_status.findings.add(Kind.DAMAGE, ".hymt/plan.json", error.why or error.what)
         return
+    except PreflightError:
+        return  # this user may not read it, as what is read below
     if tasks is not None:
         job_status.prepared = asdict(tasks)
         job_status.running = job_status.running or tasks.num_working > 0

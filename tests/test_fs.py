@@ -112,6 +112,21 @@ def test_the_first_to_publish_wins(tmp_path: Path) -> None:
     assert (tmp_path / "final").read_bytes() == b"one"
 
 
+@pytest.mark.fault(43)
+def test_a_name_that_another_process_frees_again_is_no_error(tmp_path: Path) -> None:
+    class Removed(OsFs):
+        def link(self, source: Path, target: Path) -> None:
+            (tmp_path / "final").write_bytes(b"theirs")
+            try:
+                super().link(source, target)
+            finally:
+                (tmp_path / "final").unlink()
+
+    assert not fs.publish(Removed(), write_file(tmp_path / "t1"), tmp_path / "final")
+    assert (tmp_path / "t1").exists()  # the caller looks at what there is, and publishes again if there is nothing
+    assert fs.publish(OS_FS, tmp_path / "t1", tmp_path / "final")
+
+
 @pytest.mark.parametrize("number", [errno.EEXIST, errno.EIO, errno.ESTALE])
 @pytest.mark.fault(26)
 def test_a_link_that_succeeded_but_was_reported_as_failed_counts(tmp_path: Path, number: int) -> None:

@@ -30,6 +30,7 @@ GPUS = "device_map=auto"
 SMALL = "device_map.max_memory={0: 2MiB}"
 CSV = "source.path=in/a.csv"
 HUB = "source.path=org/corpus"
+SLURM, K8S, CRON = "launch=slurm", "launch=k8s", "launch=cron"
 SAMPLING = "decode=recommended"
 DEMO = Path(model_files.__file__).parent.parent / "demo" / "model"
 
@@ -159,6 +160,30 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "launch.metrics_file": "x.prom",
     "launch.log_detail": "summary",
     "launch.keep_logs": "5",
+    "launch.target": "slurm",
+    "launch.dry_run": ("true", SLURM),
+    "launch.array_parallelism": ("2", SLURM),
+    "launch.max_requeues": ("2", SLURM),
+    "launch.gpus_per_task": ("1", SLURM),
+    "launch.cpus_per_task": ("8", SLURM),
+    "launch.mem": ("32G", SLURM),
+    "launch.devices": ("[80GiB]", SLURM),
+    "launch.part_s": ("120", SLURM),
+    "launch.gres": ("gpu:1", SLURM),
+    "launch.account": ("a", SLURM),
+    "launch.partition": ("gpu", SLURM),
+    "launch.qos": ("high", SLURM),
+    "launch.time": ("'4:00:00'", SLURM),
+    "launch.constraint": ("a100", SLURM),
+    "launch.extra": ("['--exclusive']", SLURM),
+    "launch.setup": ("['module load cuda']", SLURM),
+    "launch.image": ("hymt-batch:1", K8S),
+    "launch.namespace": ("mt", K8S),
+    "launch.data_claim": ("data", K8S),
+    "launch.outputs_claim": ("out", K8S),
+    "launch.cache_claim": ("cache", K8S),
+    "launch.tasks": ("4", K8S),
+    "launch.schedule": ("'0 2 * * *'", CRON),
 }
 """Setting -> another value, and the other settings with which it matters."""
 

@@ -11,7 +11,7 @@ A file is parsed as a whole, from its start, and held in memory. Knows no format
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -97,7 +97,7 @@ class ReadFile:
     """A file that was read to write its output."""
 
     data: bytes
-    parsed: ParsedFile
+    parsed: ParsedFile = field(compare=False)
 
 
 class ReadPlace(NamedTuple):

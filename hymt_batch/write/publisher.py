@@ -100,7 +100,7 @@ class Publisher:
 
         Args:
             redo: Decode the rows of changed inputs again.
-            is_new: This run created the job, so that no file is published.
+            is_new: This run created the job: no file is published, unless another run has taken over and finished.
 
         Raises:
             InputChangedError: An input changed since it was decoded, and `redo` is false.
@@ -108,7 +108,10 @@ class Publisher:
         lists = (self._folder / name for name in ("errors", "review"))
         self._has_lists = any(stat_or_none(self._fs, path) is not None for path in lists)
         self._redo, recorded_sha256s = redo, set_aside.recorded_sha256s(self._fs, self._folder)
-        for input in () if is_new else self._inputs:
+        path = self._folder / "manifest.json"
+        if is_new and stat_or_none(self._fs, path) is None:
+            return
+        for input in self._inputs:
             record = file_record.read_record(self._fs, self._folder, input)
             if record is None or record["identity"] != self._identity_sha256:
                 if (recorded := recorded_sha256s.get(input.out_rel)) is not None:
@@ -131,7 +134,7 @@ class Publisher:
                 continue
             self._own_sha256s[record["out_rel"]] = file_record.output_sha256(record)
             remove(self._fs, file_record.record_path(self._folder, input))
-        if stat_or_none(self._fs, path := self._folder / "manifest.json") is None:
+        if stat_or_none(self._fs, path) is None:
             return
         if self.all_published:
             self._listed_skipped = listed = manifest.read_skipped(self._fs, self._folder) or ()
