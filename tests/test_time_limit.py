@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import threading
+from unittest import mock
 
 import pytest
 
@@ -63,7 +65,9 @@ def test_after_the_end_nothing_is_begun() -> None:
     assert begun("1000", [1.0], [10])[0] == 0
 
 
-def test_a_signal_after_the_limit_leaves_the_running_part_its_time() -> None:
+def test_a_signal_after_the_limit_leaves_the_running_part_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    timer = mock.Mock()  # a real one would end the process of the tests
+    monkeypatch.setattr(threading, "Timer", timer)
     stop = StopRequest()
     stop.allow_drain(100.0)
     stop.request("SLURM_JOB_END_TIME", "because")
@@ -71,3 +75,4 @@ def test_a_signal_after_the_limit_leaves_the_running_part_its_time() -> None:
     stop.handle(signal.SIGTERM)  # a second signal would end the process
     stop.check()
     assert stop.signal_name == "SIGTERM"
+    assert timer.call_args.args[0] == 101.0
