@@ -112,7 +112,6 @@ def test_the_first_to_publish_wins(tmp_path: Path) -> None:
     assert (tmp_path / "final").read_bytes() == b"one"
 
 
-@pytest.mark.fault(43)
 def test_a_name_that_another_process_frees_again_is_no_error(tmp_path: Path) -> None:
     class Removed(OsFs):
         def link(self, source: Path, target: Path) -> None:

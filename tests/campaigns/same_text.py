@@ -93,7 +93,7 @@ def make_rows(seed: int, size: int) -> list[str]:
     rng = random.Random(seed)
     rows = [bulletin.en for bulletin in grammar.sample(seed, size)]
     for index in range(size):
-        if index % LONG_EVERY == LONG_EVERY // 4:
+        if index % LONG_EVERY == min(LONG_EVERY, size) // 4:  # one also among a few rows
             rows[index] = " ".join(bulletin.en for bulletin in grammar.sample(rng.randrange(1 << 30), SEGMENTS))
         elif index % 25 == 24:
             rows[index] = rng.choice(["", rows[rng.randrange(index)]])
