@@ -52,7 +52,7 @@ format: install ## format the code with ruff
 $(FLOOR_VENV)/.installed: pyproject.toml constraints-floor.txt
 	$(PYTHON) -m venv $(FLOOR_VENV)
 	$(FLOOR_VENV)/bin/pip install $(PIP_FLAGS) torch==2.13.0
-	$(FLOOR_VENV)/bin/pip install $(PIP_FLAGS) --constraint constraints-floor.txt --editable . pytest pytest-xdist hypothesis
+	$(FLOOR_VENV)/bin/pip install $(PIP_FLAGS) --constraint constraints-floor.txt --editable . pytest pytest-xdist hypothesis markdown-it-py polib
 	@touch $@
 
 $(TRITON)/.installed: constraints.txt
