@@ -335,7 +335,7 @@ def test_a_shard_is_claimed_before_the_weights_are_read(cluster: Cluster, monkey
 def test_the_claim_of_a_silent_task_is_taken_over(cluster: Cluster) -> None:
     assert cluster.prepare() == 0
     path = claim_of(cluster, 1)
-    times = ["launch.lease_ttl_s=0.4", "launch.lease_beat_s=0.1"]
+    times = ["launch.lease_ttl_s=2", "launch.lease_beat_s=0.5"]
     assert cluster.task("1", *times) == 0
     assert not path.exists()
     claim_of(cluster, 2)
@@ -347,7 +347,7 @@ def test_the_claim_of_a_silent_task_is_taken_over(cluster: Cluster) -> None:
 def test_a_merge_waits_for_the_task_of_a_missing_shard_and_drops_it_when_it_is_silent(
     cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    times = ["launch.lease_ttl_s=0.4", "launch.lease_beat_s=0.1"]
+    times = ["launch.lease_ttl_s=2", "launch.lease_beat_s=0.5"]
     assert cluster.prepare(*times) == 0
     assert cluster.task("0-3") == 0
     claim_of(cluster, 2)  # a late task of a complete shard holds nobody up
