@@ -40,7 +40,7 @@ def run(command: str, summary: bytes, timeout_s: float, exit_code: int) -> None:
             start_new_session=True,  # a timeout ends its children too
         ) as process:
             try:
-                with contextlib.suppress(BrokenPipeError):  # it does not have to read its standard input
+                with contextlib.suppress(BrokenPipeError):  # a command need not read its standard input
                     process.communicate(summary, timeout=timeout_s)
             except subprocess.TimeoutExpired:
                 log.warning(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from hymt_batch.fs_protocol import Fs
@@ -17,38 +18,38 @@ from hymt_batch.write.run_store import RowSegments
 from hymt_batch.write.settings import WriteConfig
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedFolder:
+    """An output folder whose job was checked, and how this run reads and writes in it."""
+
+    path: Path
+    job: JobRecord  # of the folder
+    requested: RequestedJob  # of this run
+    access: InputAccess  # how the inputs are read a second time, and how rows are shaped
+    config: WriteConfig  # how translations are stored
+    fs: Fs
+
+
 class JobOutput:
     """The committed parts of one job in one folder."""
 
-    def __init__(
-        self,
-        folder: Path,
-        job: JobRecord,
-        requested: RequestedJob,
-        access: InputAccess,
-        config: WriteConfig,
-        fs: Fs,
-        check_guard: Callable[[], None],
-        epoch: int = 0,
-    ) -> None:
+    def __init__(self, opened: OpenedFolder, check_guard: Callable[[], None], epoch: int = 0) -> None:
         """Read nothing yet.
 
         Args:
-            folder: The output folder.
-            job: The job of the folder.
-            requested: The job of this run.
-            access: How the inputs are read a second time, and how rows are shaped.
-            config: How translations are stored.
-            fs: The file system.
+            opened: The folder.
             check_guard: Raises if this process must not write any more.
             epoch: Epoch of the lease, recorded in parts.
         """
-        self.folder = folder
-        self.identity = identity_versions.upgrade(job.identity, requested.job.identity)  # with this version's keys
-        self._config = output_settings.config_of_folder(config, job)
-        self._job, self._inputs, self._fs, self._access = job, requested.job.inputs, fs, access
-        self._redo = requested.on_input_change == "redo"
-        self._store = PartStore(fs, folder, job.identity_sha256, redo=self._redo, check_lease=check_guard, epoch=epoch)
+        self.folder, self._fs, self._job, self._access = opened.path, opened.fs, opened.job, opened.access
+        requested = opened.requested
+        # with the keys of this version
+        self.identity = identity_versions.upgrade(self._job.identity, requested.job.identity)
+        self._config = output_settings.config_of_folder(opened.config, self._job)
+        self._inputs, self._redo = requested.job.inputs, requested.on_input_change == "redo"
+        self._store = PartStore(
+            self._fs, self.folder, self._job.identity_sha256, redo=self._redo, check_lease=check_guard, epoch=epoch
+        )
 
     attempts: AttemptMarkers
 

@@ -36,7 +36,7 @@ from hymt_batch.write.attempts import AttemptMarkers
 from hymt_batch.write.changed_inputs import changed_files, describe_changes
 from hymt_batch.write.claim import REFUSE_TASKS, TaskRule
 from hymt_batch.write.input_changes import input_changed_error
-from hymt_batch.write.job_output import JobOutput
+from hymt_batch.write.job_output import JobOutput, OpenedFolder
 from hymt_batch.write.lease import DEFAULT_TIMES, Lease, LeaseTimes
 from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.part import make_shard_record
@@ -53,23 +53,15 @@ log = logging.getLogger(__name__)
 class Output(JobOutput):
     """An output folder, leased by this process until the end of the `with` block: commit parts, publish files."""
 
-    def __init__(
-        self,
-        folder: Path,
-        job: JobRecord,
-        requested: RequestedJob,
-        access: InputAccess,
-        config: WriteConfig,
-        fs: Fs,
-        held_lease: Lease | None,
-    ) -> None:
+    def __init__(self, opened: OpenedFolder, held_lease: Lease | None) -> None:
         """Use `open`."""
         check_lease, epoch = (held_lease.check, held_lease.epoch) if held_lease else (_no_lease, 0)
-        super().__init__(folder, job, requested, access, config, fs, check_lease, epoch)
+        super().__init__(opened, check_lease, epoch)
+        fs, folder, job, requested = self._fs, self.folder, self._job, opened.requested
         self.attempts = AttemptMarkers(fs, folder)
         self._skipped = requested.skipped
         self._lease, self._exited, self._opened_at = held_lease, False, time.monotonic()
-        self._publisher = Publisher(fs, folder, job, self._inputs, self._config, access, self._store, check_lease)
+        self._publisher = Publisher(fs, folder, job, self._inputs, self._config, self._access, self._store, check_lease)
         self._bare_manifest: JsonDict | None = None  # manifest of a finished job without .hymt state
         self._is_new = job is requested.job  # this run created it: nothing is committed that it did not commit itself
         self._num_assembled_again = 0
@@ -122,7 +114,7 @@ class Output(JobOutput):
             )
             if requested.on_input_change == "redo":
                 job = _separate_changed_files(fs, folder, job, requested.job.inputs, access)
-            output = cls(folder, job, requested, access, config, fs, held_lease)
+            output = cls(OpenedFolder(folder, job, requested, access, config, fs), held_lease)
             output._load_committed()
             output._report_environment(requested.job.environment)
             return output

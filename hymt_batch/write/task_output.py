@@ -14,14 +14,13 @@ from pathlib import Path
 from hymt_batch.errors import DeviceError, HymtError, IdentityError, InputChangedError, LeaseError, MissingError
 from hymt_batch.fs import OS_FS
 from hymt_batch.fs_protocol import Fs
-from hymt_batch.manifest import JobRecord
 from hymt_batch.records import Input, Shard, ShardRecord
 from hymt_batch.shard import format_units
 from hymt_batch.storage_error import output_folder_error, wrap_os_errors
 from hymt_batch.write import file_record, ownership, path_check
 from hymt_batch.write.attempts import AttemptMarkers
 from hymt_batch.write.claim import Claims
-from hymt_batch.write.job_output import JobOutput
+from hymt_batch.write.job_output import JobOutput, OpenedFolder
 from hymt_batch.write.lease import LeaseTimes
 from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.part import make_shard_record
@@ -54,19 +53,11 @@ class TaskSummary:
 class TaskOutput(JobOutput):
     """The units of one task, claimed by this process until the end of the `with` block."""
 
-    def __init__(
-        self,
-        folder: Path,
-        job: JobRecord,
-        requested: RequestedJob,
-        access: InputAccess,
-        config: WriteConfig,
-        fs: Fs,
-        task: Task,
-    ) -> None:
+    def __init__(self, opened: OpenedFolder, task: Task) -> None:
         """Use `open`."""
+        fs, folder = opened.fs, opened.path
         self.claims = Claims(fs, folder, task.lease_times.ttl_s, task.lease_times.beat_s)
-        super().__init__(folder, job, requested, access, config, fs, self.claims.check)
+        super().__init__(opened, self.claims.check)
         self._task = task
         self._open_units = [task.plan.unit(index) for index in task.units]  # not known to be complete
         self._unit_of: dict[tuple[str, int], int] = {}  # (file_id, shard index) -> unit, of what is decoded
@@ -108,7 +99,7 @@ class TaskOutput(JobOutput):
                 fix="Run `hymt-batch prepare` again: what is translated is kept.",
             )
         try:
-            output = cls(folder, job, requested, access, config, fs, task)
+            output = cls(OpenedFolder(folder, job, requested, access, config, fs), task)
             output._open_units = [unit for unit in output._open_units if not output._finish_if_committed(unit)]
             return output
         except OSError as error:
