@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class Status(StrEnum):
@@ -136,6 +136,9 @@ class Preamble:
         """Cursor of the first row."""
         return len(self.bom) + len(self.header)
 
+
+Measures = tuple[tuple[str, float], ...]
+"""What was measured of a translation, by name, where it is not 0; see `check.measures`."""
 
 FormatCodes = tuple[tuple[str, str], ...]
 """Codes of a text that only its format knows, each with the code that it closes (`**`: itself), or ""."""
@@ -277,6 +280,16 @@ class SegmentRun:
     last: int
 
 
+class Attempt(NamedTuple):
+    """Which decoding of a prompt it is, and how its tokens are chosen."""
+
+    number: int = 0  # a number of its own has a seed of its own
+    sampling: str = "job"  # "job": as the job does; "card": as the model's card says; "penalty": see decoder.py
+
+
+FIRST = Attempt()
+
+
 @dataclass(slots=True, unsafe_hash=True)
 class Translation:
     """The model's text for one segment."""
@@ -289,7 +302,8 @@ class Translation:
     message: str = ""
     attempt: int = 0
     mean_logprob: float | None = None  # over the chosen tokens and the end token; None if not recorded
-    tries: tuple[str, ...] = ()  # steps of the code ladder that were decoded; () for one with the plain prompt alone
+    tries: tuple[str, ...] = ()  # steps of a ladder that were decoded; () for one with the plain prompt alone
+    measures: Measures = ()  # of the text beside its source
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -306,4 +320,5 @@ class Row:
     num_source_tokens: int = 0
     num_new_tokens: int = 0
     mean_logprob: float | None = None  # of its segment with the lowest mean log-probability; None if not recorded
-    tries: tuple[tuple[str, int], ...] = ()  # steps of the code ladder -> decodings of its segments; see Translation
+    tries: tuple[tuple[str, int], ...] = ()  # steps of a ladder -> decodings of its segments; see Translation
+    measures: Measures = ()  # of each kind the worst of its segments

@@ -80,7 +80,7 @@ def translate(
             run_status.in_folder(reporter.run_status, output.folder, was_complete=output.is_complete),
         ):
             # an earlier version or another machine may have created the folder: its job keeps its `auto` values
-            job, plan = plan.of_folder(job, output.identity)
+            job, plan = plan.of_folder(job, output.identity, has_measures=output.has_measures)
             # the version of its plan too: the inputs were opened before a fork chose the folder
             inputs.plan_version = plan.part_limits.plan
             inputs.keep_in(output.folder)  # what was stored is linked there
@@ -124,7 +124,7 @@ def translate_shards(
         tasks.check_hardware(task.plan, model)
         plan = Plan.resolve(job, model)
         with tasks.open_task_output(job, plan, inputs, task) as output:
-            job, plan = plan.of_folder(job, output.identity)
+            job, plan = plan.of_folder(job, output.identity, has_measures=output.has_measures)
             stop.on_exit(output.close)
             if not output.is_complete:
                 reporter.log_to(tasks.log_folder(output.folder, task))

@@ -62,7 +62,7 @@ RULES = {
     "decode/": f"model/ device_map/placement.py {BASE}",
     "model/": f"device_map/ {BASE}",
     "device_map/": BASE,
-    "check/": f"codes.py {BASE}",
+    "check/": f"codes.py cut.py {BASE}",
     "write/lease_holder.py": "launch/registry.py",  # whether a scheduler started the holder again
     "write/": f"formats/ file_units.py manifest.py pretty_json.py sanitize.py shard.py {BASE}",
     "launch/registry.py": "",
@@ -109,6 +109,7 @@ HEAVY = {
     "datasets": "source/hub.py formats/parquet/saved_dataset.py",
     "pyarrow": "formats/parquet/ formats/bytestream.py formats/compressed_stream.py source/hub.py",
     "numpy": "check/loops.py bench/baselines/llama.py",
+    "py3langid": "check/language_id.py",
     "triton": "decode/kernels/triton_source.py",
     "llama_cpp": "bench/baselines/llama.py",
     "gguf": "bench/baselines/gguf_file.py",

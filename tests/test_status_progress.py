@@ -366,7 +366,7 @@ def test_the_advice_after_exit_10_names_each_kind_an_example_and_what_helps(
     assert "bad_language" not in text
 
 
-@pytest.mark.parametrize(("attempts", "advised"), [(1, "check=retry"), (3, "check.max_attempts=5")])
+@pytest.mark.parametrize(("attempts", "advised"), [(1, "check=retry"), (3, "check.retry.max_attempts=5")])
 def test_the_advice_for_empty_rows_is_not_what_the_job_did_already(
     job: Job, capsys: pytest.CaptureFixture[str], attempts: int, advised: str
 ) -> None:
@@ -375,9 +375,9 @@ def test_the_advice_for_empty_rows_is_not_what_the_job_did_already(
 
     (job.folder / "in.txt").write_text("a\n")
     words = [f"source.path={job.folder / 'in.txt'}", "name=n", f"output_dir={outputs(job)}", "tgt_lang=fr"]
-    assert run([*words, "model=demo", f"check.max_attempts={attempts}"], nothing) == 10
+    assert run([*words, "model=demo", f"check.retry.max_attempts={attempts}"], nothing) == 10
     text = capsys.readouterr().err.partition("1 empty, such as in.txt#1: the model returned no text")[2]
-    assert re.findall(r"check=retry|check\.max_attempts=\d", text) == [advised]
+    assert re.findall(r"check=retry|check\.retry\.max_attempts=\d", text) == [advised]
 
 
 def test_every_error_status_has_advice() -> None:

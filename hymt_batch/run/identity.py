@@ -37,7 +37,7 @@ class ResolvedJob:
     @property
     def retry_sampling(self) -> dict[str, Any] | None:
         """How second tries are sampled: as the model card says; None if there are none."""
-        return asdict(self.job.model.sampling) if self.job.check.max_attempts > 1 else None
+        return asdict(self.job.model.sampling) if self.job.check.retry.max_attempts > 1 else None
 
     @property
     def code_ladder(self) -> dict[str, Any]:
@@ -97,7 +97,7 @@ IDENTITY_RESOLVERS: dict[str, Resolver] = {
     "code ladder": Resolver(
         ("check.code_ladder", *CARD_SAMPLING), lambda resolved: _under("check", resolved.code_ladder)
     ),
-    "second tries": Resolver(CARD_SAMPLING, lambda resolved: {"check.retry": resolved.retry_sampling}),
+    "second tries": Resolver(CARD_SAMPLING, lambda resolved: {"check.retry_sampling": resolved.retry_sampling}),
 }
 
 ENVIRONMENT_RESOLVERS: dict[str, tuple[str, ...]] = {
