@@ -77,7 +77,7 @@ def test_each_fault_has_its_flag(flag: str, translation: str, code: str) -> None
         ("It cost 10,000 dollars in 1999, they said.", "Es kostete 1999 angeblich 10.000 Dollar, sagten sie.", "de"),
         ("It cost 10000 dollars in 1999, they said.", "1999年にその費用は10,000ドルだったと言われています。", "ja"),
         ("It happened in 1999, they all said then.", "حدث ذلك في عام ١٩٩٩ كما قالوا جميعا في ذلك الوقت.", "ar"),
-        ('Press <a href="https://example.org/a/b">here now</a>', '<a href="https://example.org/a/b">请点击这里</a>', "zh"),
+        ('Press <a href="https://a.org/b/c/d">here now</a>', '<a href="https://a.org/b/c/d">请点击这里</a>', "zh"),
         ("BBC Scotland's Alasdair Lamont reports.", "BBC Scotland的记者Alasdair Lamont从那里发回报道。", "zh"),
         ("no, no, no, no, he said to them all", "nein, nein, nein, nein, sagte er ihnen allen", "de"),
     ],

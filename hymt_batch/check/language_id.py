@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import logging
 from functools import lru_cache
 from typing import Any
 
 from hymt_batch import languages
+from hymt_batch.check.settings import CheckConfig
 from hymt_batch.errors import PreflightError
+
+log = logging.getLogger(__name__)
 
 MIN_CHARS = 30
 """Characters of a text from which its language is identified."""
@@ -32,11 +36,21 @@ def is_installed() -> bool:
     return importlib.util.find_spec("py3langid") is not None
 
 
-def check_installed(setting: str) -> None:
-    """Raise PreflightError if py3langid is missing; `setting` is what needs it."""
-    if not is_installed():
+def prepare(config: CheckConfig) -> None:
+    """Log which share of the rows is identified.
+
+    Raises:
+        PreflightError: Some are, and py3langid is not installed.
+    """
+    settings = []
+    if config.retry.identifies:
+        settings.append("check.retry.kinds with wrong_language")
+    if share := config.flag.identify_share:
+        settings.append(f"check.flag.identify_share={share:g}")
+        log.info("the language of %g %% of the rows is identified", 100 * share)
+    if settings and not is_installed():
         raise PreflightError(
-            f"{setting} needs py3langid, which is not installed",
+            f"{settings[0]} needs py3langid, which is not installed",
             fix="Run `pip install 'hymt-batch[check]'`, or drop the setting.",
         )
 
