@@ -12,7 +12,7 @@ PIP_FLAGS ?= --disable-pip-version-check --quiet
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-random test-kernels test-floor check format faults faults-quick matrix memory \
+.PHONY: help install demo test checks test-random test-kernels test-floor check format faults faults-quick matrix memory \
 	scale draining overhead gpu-counts gpu-wheels gpu-dry-run worker-overhead place-costs small-files against-engine \
 	full-size integrity troubleshooting retrain clean
 
@@ -127,6 +127,9 @@ full-size: install ## load the 1.8B shape with random weights on the CPU, and co
 
 integrity: install ## test twelve corruptions of a model folder, and compare with from_pretrained
 	$(BIN)/python -m tests.campaigns.integrity
+
+checks: install ## measure how well the checks find faults, and what they cost (DATA=folder of NTREX-128, ROWS=1000)
+	$(BIN)/python -m tests.campaigns.checks $(if $(DATA),--data $(DATA)) --rows $(or $(ROWS),1000)
 
 troubleshooting: install ## generate docs/troubleshooting.md from the catalogue of failures
 	$(BIN)/python -m hymt_batch.doctor.catalogue > docs/troubleshooting.md
