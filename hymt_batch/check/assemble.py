@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from hymt_batch.check import language_id
 from hymt_batch.check.checks import FAILURE_STATUSES, derive
-from hymt_batch.check.measures import words_of, worst
+from hymt_batch.check.measures import worst
+from hymt_batch.check.pair import words_of
 from hymt_batch.check.put_back import put_back
 from hymt_batch.check.settings import CheckConfig, OnFail
 from hymt_batch.codes import SourceCodes

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from hymt_batch.check import language_id
 from hymt_batch.check.loops import loop_suspects
-from hymt_batch.check.measures import Pair, measure
+from hymt_batch.check.measures import measure
+from hymt_batch.check.pair import Pair
 from hymt_batch.check.settings import HARD_KINDS, RetryConfig, Thresholds
 from hymt_batch.records import Measures, Status, Translation
 

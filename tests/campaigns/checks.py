@@ -24,7 +24,7 @@ from pathlib import Path
 from hymt_batch import languages
 from hymt_batch.check import checks, language_id
 from hymt_batch.check.checks import check_all, derive
-from hymt_batch.check.measures import words_of
+from hymt_batch.check.pair import words_of
 from hymt_batch.check.settings import DERIVED_KINDS, FlagConfig, RetryConfig
 from hymt_batch.records import Prompt, Segment, Translation
 
