@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 FLOOR_VENV ?= .venv-floor
 TRITON ?= .triton
+RAY_VENV ?= .venv-ray
 BIN := $(VENV)/bin
 SEED ?= 20261124
 PIP_FLAGS ?= --disable-pip-version-check --quiet
@@ -12,7 +13,7 @@ PIP_FLAGS ?= --disable-pip-version-check --quiet
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-random test-kernels test-floor check format faults faults-quick matrix memory \
+.PHONY: help install demo test test-random test-kernels test-ray test-floor check format faults faults-quick matrix memory \
 	scale draining overhead gpu-counts gpu-wheels gpu-dry-run worker-overhead place-costs small-files against-engine \
 	full-size integrity troubleshooting retrain clean
 
@@ -62,6 +63,17 @@ $(TRITON)/.installed: constraints.txt
 test-kernels: install $(TRITON)/.installed ## run the tests of the GPU kernels in Triton's interpreter (installs 286 MB)
 	@# in a folder of its own, since transformers imports triton where it finds it, in every command
 	PYTHONPATH=$(CURDIR)/$(TRITON) TRITON_INTERPRET=1 $(BIN)/python -m pytest -n 2 tests/test_kernels.py
+
+$(RAY_VENV)/.installed: $(VENV)/.installed pyproject.toml constraints.txt
+	$(BIN)/python -m venv $(RAY_VENV)
+	@# the packages of .venv are seen here, too, so that only Ray is added (240 MB)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> $$($(RAY_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/hymt_batch_venv.pth
+	$(RAY_VENV)/bin/pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[ray]'
+	@touch $@
+
+test-ray: $(RAY_VENV)/.installed ## run the tests on a real Ray cluster of two nodes (installs 240 MB into .venv-ray)
+	$(RAY_VENV)/bin/python -m pytest -q tests/ray
 
 test-floor: $(FLOOR_VENV)/.installed ## run the core tests with the oldest supported versions
 	@# transformers 4.56 imports numpy.core, which is deprecated
@@ -135,4 +147,4 @@ retrain: install ## train the second demo model, which is not embedded yet, into
 	$(BIN)/python -m hymt_batch.demo train --out build/demo
 
 clean: ## remove the environments and caches, but not outputs/
-	rm -rf $(VENV) $(FLOOR_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(FLOOR_VENV) $(RAY_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
