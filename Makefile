@@ -13,9 +13,9 @@ PIP_FLAGS ?= --disable-pip-version-check --quiet
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-random test-kernels test-ray test-floor check format faults faults-quick matrix memory \
-	scale draining overhead gpu-counts gpu-wheels gpu-dry-run worker-overhead place-costs small-files against-engine \
-	full-size integrity troubleshooting retrain clean
+.PHONY: help install demo test test-random test-kernels test-slurm test-ray test-floor check format faults faults-quick \
+	matrix memory scale draining overhead gpu-counts gpu-wheels gpu-dry-run worker-overhead place-costs straggler small-files \
+	against-engine full-size integrity troubleshooting retrain clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,7 +36,10 @@ demo: install ## translate the embedded corpus with the demo model
 	@echo "(the command is in $(BIN); add it to your PATH with: source $(BIN)/activate)"
 
 test: install ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow' tests
+
+test-slurm: install ## run the tests on a real SLURM, the slow ones too (needs root, slurm-wlm and munge)
+	$(BIN)/python -m pytest -n 2 tests/slurm
 
 test-random: install ## run the property tests with examples that no run tried before (TIMES=10)
 	for i in $$(seq $(or $(TIMES),10)); do HYPOTHESIS_PROFILE=random $(BIN)/python -m pytest -q -n 2 -m hypothesis tests || exit; done
@@ -124,6 +127,9 @@ overhead: install ## measure the time that the job spends outside the model
 
 worker-overhead: install ## measure the processor time of a row in the process that feeds 8 workers (simulated GPUs)
 	$(BIN)/python -m tests.campaigns.worker_overhead
+
+straggler: install ## compare the time of 200 shards on 4 workers (one slow, two die) with an ideal schedule (simulated time)
+	$(BIN)/python -m tests.campaigns.straggler --seed $(SEED) --size $(or $(SIZE),200)
 
 place-costs: install ## measure the processor time of a place in each format of documents, reader and writer
 	$(BIN)/python -m tests.campaigns.place_costs

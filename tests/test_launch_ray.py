@@ -92,8 +92,11 @@ def test_each_task_gets_its_shards_and_what_it_asks_for(run: Callable[..., ExitC
     for options in ray.options:
         assert options.pop("name").startswith("hymt-batch n ")
         assert options == {
-            "num_cpus": 4, "num_gpus": 1, "memory": 8 << 30,
-            "max_retries": 7, "scheduling_strategy": "SPREAD",
+            "num_cpus": 4,
+            "num_gpus": 1,
+            "memory": 8 << 30,
+            "max_retries": 7,
+            "scheduling_strategy": "SPREAD",
         }
 
 
