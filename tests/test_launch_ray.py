@@ -8,8 +8,9 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -67,8 +68,9 @@ def job(folder: Path, **settings: object) -> JobCommand:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ExitCode]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ExitCode]]:
     """Return what runs a job on a stand-in."""
+    handlers = {signum: signal.getsignal(signum) for signum in (*signals.SIGNALS, signal.SIGHUP)}
     monkeypatch.setattr(signals, "_stop", signals.StopRequest())
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
@@ -76,7 +78,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ExitCo
         monkeypatch.setitem(sys.modules, "ray", ray)
         return ray_cluster.hand_over(job(tmp_path, **settings), lambda text: None)
 
-    return run_on
+    yield run_on
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
 
 
 def test_each_task_gets_its_shards_and_what_it_asks_for(run: Callable[..., ExitCode], tmp_path: Path) -> None:
@@ -248,7 +252,7 @@ def test_a_worker_that_is_asked_to_stop_lets_its_task_finish(
             os.sched_yield()
         raise cause
 
-    monkeypatch.setattr(ray_task.time, "sleep", interrupt)
+    monkeypatch.setattr(ray_task, "time", SimpleNamespace(sleep=interrupt))
     stub = """
         import pathlib, signal, sys
         def stop(*_):

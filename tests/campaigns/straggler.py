@@ -1,10 +1,10 @@
 """Translate 200 shards on 4 workers, of which one is slow and two die: how close is that to an ideal schedule?
 
 The tasks are real: forked processes with a stub model that translate the shards of a prepared job, commit parts and
-make records; a worker that dies is killed with SIGKILL in the middle of a part. Time is simulated, so that any machine can
-run this: a task takes the seconds of its rows (known from their texts) over the speed of its worker, the time to load a
-model, and the processor time that its process really used. A queue hands each task to the first free worker, as SLURM,
-Ray and Kubernetes do.
+make records; a worker that dies is killed with SIGKILL in the middle of a part. Time is simulated, so that any machine
+can run this: a task takes the seconds of its rows (known from their texts) over the speed of its worker, the time to
+load a model, and the processor time that its process really used. A queue hands each task to the first free worker, as
+SLURM, Ray and Kubernetes do.
 
 The ideal is list scheduling of the same shards on the same workers until they die, without loading, without losing
 what a worker was decoding, and with shards that can go on elsewhere. Two queues are compared with it: one that repeats

@@ -15,7 +15,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-NUM_CPUS = 2  # of a node
+NUM_CPUS = 1  # of a node, so one task at a time
+QUICK = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""Variables by which Ray sees within seconds that a node died, instead of within half a minute."""
 
 
 def unavailable() -> str:
@@ -53,7 +60,7 @@ def running(folder: Path) -> Iterator[Cluster]:
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "tests.ray.cluster"],
         cwd=Path(__file__).parents[2],
-        env=os.environ | token | {"RAY_TMPDIR": str(folder)},
+        env=os.environ | token | QUICK | {"RAY_TMPDIR": str(folder)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

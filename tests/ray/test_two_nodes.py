@@ -20,7 +20,7 @@ from tests.ray.cluster import Cluster
 
 pytestmark = pytest.mark.skipif(bool(cluster.unavailable()), reason=cluster.unavailable())
 
-NUM_TASKS, PATIENCE_S = 4, 90.0
+NUM_TASKS, PATIENCE_S = 2, 300.0  # a busy machine
 PROGRAM = [str(Path(sys.executable).with_name("hymt-batch"))]
 
 
@@ -66,7 +66,7 @@ def test_a_killed_worker_and_a_killed_node_cost_only_time(ray_cluster: Cluster, 
     subprocess.run([*sample, "--out", str(tmp_path / "sample")], check=True, capture_output=True)
     job = ["source.path=sample/src.txt", "src_lang=en", "tgt_lang=fr", "model=demo", "device_map=cpu"]
     job += ["batch.shard_rows=8", "launch.num_threads=1"]
-    to_ray = [*job, "name=n", "shard.per_task=2", "launch=ray", f"launch.address={ray_cluster.address}"]
+    to_ray = [*job, "name=n", "shard.per_task=4", "launch=ray", f"launch.address={ray_cluster.address}"]
     folder = tmp_path / "outputs" / "n"
 
     with subprocess.Popen(
