@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from hymt_batch.check import leaks, length_ratios, scripts
 from hymt_batch.check.loops import count_repeats, has_loop
-from hymt_batch.check.pair import Pair, words_of
+from hymt_batch.check.pair import Pair
 from hymt_batch.records import Measures
 
 
@@ -67,7 +67,7 @@ def measure_long(pair: Pair) -> float:
     if not pair.is_long:
         return 0
     _, high = length_ratios.limits(pair.source_code, pair.target.code)
-    times = len(pair.translation) / (high * len(pair.source))
+    times = len(pair.words) / (high * len(pair.source_words))
     return round(times, 2) if times > 1 else 0
 
 
@@ -76,10 +76,10 @@ def measure_short(pair: Pair) -> float:
 
     False alarms: see `measure_long`.
     """
-    if not pair.is_long or not pair.translation:
+    if not pair.is_long or not pair.words:
         return 0
     low, _ = length_ratios.limits(pair.source_code, pair.target.code)
-    times = low * len(pair.source) / len(pair.translation)
+    times = low * len(pair.source_words) / len(pair.words)
     return round(times, 2) if times > 1 else 0
 
 
@@ -140,7 +140,7 @@ def measure_left(pair: Pair) -> float:
     words = scripts.words_in(pair.words, script, own)
     if len(words) < size:
         return 0
-    of_source = scripts.words_in(words_of(pair.source), script, own)
+    of_source = scripts.words_in(pair.source_words, script, own)
     longest = _longest_common(words, of_source, size)
     return longest / _CHARACTERS_A_WORD if is_unspaced else longest
 

@@ -56,6 +56,11 @@ class Pair:
         """The translation without tags, placeholders and addresses, which are in no language."""
         return words_of(self.translation)
 
+    @cached_property
+    def source_words(self) -> str:
+        """The source without tags, placeholders and addresses."""
+        return words_of(self.source)
+
     @property
     def is_long(self) -> bool:
-        return len(self.source) >= MIN_CHARS
+        return len(self.source) >= MIN_CHARS and len(self.source_words) >= MIN_CHARS
