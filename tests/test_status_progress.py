@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 from hymt_batch import manifest, signals
+from hymt_batch.check.checks import derive
+from hymt_batch.check.settings import FlagConfig
 from hymt_batch.decode.request import Completion, Request
 from hymt_batch.errors import ExitCode, UsageError
 from hymt_batch.records import Input, Row, ShardRecord, Status
@@ -125,6 +127,21 @@ def test_flags_are_counted_before_and_after_a_file_is_published(tmp_path: Path) 
 def test_flags_are_counted_as_decoding_would_count_them() -> None:
     rows = [Row(n, bytes(8), Status.OK, "a", ("blank", "loop")[: n % 3]) for n in range(9)]
     assert row_lines.count_flags(row_lines.encode_rows(rows)) == Counter(flag for row in rows for flag in row.flags)
+
+
+def test_flags_of_measurements_are_counted_once_with_the_others() -> None:
+    text = 'a,"measures":{"loop":9}}\n"flags":["x"]'
+    rows = [
+        Row(0, bytes(8), Status.OK, text, ("copied",)),
+        Row(1, bytes(8), Status.OK, text, measures=(("loop", 4),)),
+        Row(2, bytes(8), Status.TRUNCATED, "a", ("truncated", "loop"), measures=(("loop", 4), ("urls", 1))),
+        Row(3, bytes(8), Status.OK, "a", measures=(("long", 1.1),)),
+    ]
+    config = FlagConfig()
+    counted = row_lines.count_flags(
+        row_lines.encode_rows(rows), lambda measures: derive(measures, None, config, config.flags)
+    )
+    assert counted == Counter({"copied": 1, "loop": 2, "truncated": 1, "urls": 1})
 
 
 # fail=true

@@ -7,7 +7,7 @@ import json
 import re
 import struct
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from hymt_batch.records import Measures, Row, Status
@@ -17,6 +17,7 @@ _STATUSES = {status.value: status for status in Status}
 _encode_string = json.encoder.encode_basestring  # a string as json.dumps(ensure_ascii=False) writes it
 ROW_PREFIX = b'{"row":'
 _FLAGS = re.compile(rb'","flags":\[("[^\]]+)\],"text":')  # a quote inside a text is escaped
+_MEASURED = re.compile(rb'","flags":\[([^\]]*)\],"text":.*,"measures":(\{[^{}]+\})\}$', re.MULTILINE)
 _CHUNK_BYTES = 1 << 18  # bounds the memory of decoded JSON objects, which are larger than rows
 
 
@@ -138,10 +139,21 @@ def has_logprob(line: bytes) -> bool:
     return b',"logprob":' in line or b',"text":"",' in line  # a quote inside a text is escaped
 
 
-def count_flags(lines: bytes) -> Counter[str]:
-    """Return how many rows have each flag, over lines that `encode_rows` wrote, without decoding the rest of them."""
+def count_flags(lines: bytes, derive: Callable[[Measures], Iterable[str]] = lambda measures: ()) -> Counter[str]:
+    """Return how many rows have each flag, over lines that `encode_rows` wrote, without decoding the rest of them.
+
+    Args:
+        lines: The lines.
+        derive: Returns the flags that measurements give a row.
+    """
     found = Counter(_FLAGS.findall(lines))  # few combinations, on many rows
-    return sum((Counter(dict.fromkeys(json.loads(f"[{names.decode()}]"), n)) for names, n in found.items()), Counter())
+    counts: Counter[str] = Counter()
+    for names, num in found.items():
+        counts.update(dict.fromkeys(json.loads(f"[{names.decode()}]"), num))
+    for (names, measures), num in Counter(_MEASURED.findall(lines)).items():
+        derived = set(derive(decode_measures(json.loads(measures)))).difference(json.loads(f"[{names.decode()}]"))
+        counts.update(dict.fromkeys(derived, num))
+    return counts
 
 
 def rows_digest(rows: Iterable[tuple[int, bytes]]) -> str:
