@@ -269,7 +269,7 @@ def test_a_job_counts_what_was_tried_and_rows_without_codes_are_sent_as_ever(tmp
     run = lambda *words: _translate(job, answer, f"source.path={tmp_path / 'a.srt'}", "name=a", *words)  # noqa: E731
     summary = run("tgt_lang=zh")
     assert summary.tries == {"format_prompt": 2, "plain": 1, "retry": 1, "without_codes": 1}
-    assert summary.flags == {"codes_moved": 1, "wrong_script": 1}
+    assert summary.flags == {"codes_moved": 1}
     assert sum(turn.endswith("Hello") for turn in turns) == 1
     translated = (tmp_path / "out/a/translated/a.srt").read_text(encoding="utf-8")
     assert "Press <b>any</b> 键" in translated and "HELLO" in translated
