@@ -101,7 +101,7 @@ class CodePrompts:
 
     def plain_prompt(self, prompt: Prompt, text: str) -> Prompt | None:
         """Return the usual prompt of a segment with another text; None if that has no room."""
-        return self._render(prompt, self._template.instruction(prompt.src_lang, prompt.tgt_lang), text)
+        return self._render(prompt, prompt.around, text)
 
     def _render(self, prompt: Prompt, around: tuple[str, str], text: str) -> Prompt | None:
         before, after = around
@@ -116,7 +116,7 @@ class CodePrompts:
         ids = (*encoder.prefix, *body, *encoder.suffix)
         if encoder.has_control_ids(body) or self._max_context - len(ids) < num_source_tokens:
             return None
-        return replace(prompt, ids=ids, num_source_tokens=num_source_tokens)
+        return replace(prompt, ids=ids, num_source_tokens=num_source_tokens, around=around)
 
 
 def number_codes(codes: SourceCodes) -> str:

@@ -180,15 +180,14 @@ def render(
 
     The user turn is encoded as a whole, so that the token boundaries are those of the checkpoint's template.
     """
-    pairs = [
-        (documents[segment.document_index].src_lang, documents[segment.document_index].tgt_lang) for segment in segments
-    ]
-    instructions = {pair: template.instruction(*pair) for pair in dict.fromkeys(pairs)}
-    overhead = {pair: count_instruction_tokens(encoder, *text, plan_version) for pair, text in instructions.items()}
-    bodies, rejected = _encode_bodies(segments, [instructions[pair] for pair in pairs], encoder, check_stop)
+    surroundings = surround(segments, documents, template)
+    overhead = {
+        around: count_instruction_tokens(encoder, *around, plan_version) for around in dict.fromkeys(surroundings)
+    }
+    bodies, rejected = _encode_bodies(segments, surroundings, encoder, check_stop)
     prompts: list[Prompt] = []
     prefix, suffix, has_control_ids = encoder.prefix, encoder.suffix, encoder.has_control_ids
-    for segment, pair, body in zip(segments, pairs, bodies, strict=True):
+    for segment, around, body in zip(segments, surroundings, bodies, strict=True):
         if not body:
             continue
         if has_control_ids(body):
@@ -196,24 +195,45 @@ def render(
                 Status.GENERATION_ERROR, "its text encodes to a control token of the model; it was not sent"
             )
             continue
-        num_source_tokens = max(1, len(body) - overhead[pair])
+        num_source_tokens = max(1, len(body) - overhead[around])
         free_tokens = max_context - len(prefix) - len(body) - len(suffix)
         if free_tokens < num_source_tokens:
             rejected[segment.document_index] = _no_room(num_source_tokens, free_tokens, max_context)
             continue
+        document = documents[segment.document_index]
         prompts.append(
             Prompt(
                 segment=segment,
-                row_id=documents[segment.document_index].id,
+                row_id=document.id,
                 ids=(*prefix, *body, *suffix),
                 num_source_tokens=num_source_tokens,
-                tgt_lang=pair[1] or template.tgt_lang,
-                src_lang=pair[0] or template.src_lang,
+                tgt_lang=document.tgt_lang or template.tgt_lang,
+                src_lang=document.src_lang or template.src_lang,
+                around=around,
             )
         )
     if rejected:
         prompts = [prompt for prompt in prompts if prompt.segment.document_index not in rejected]
     return prompts, rejected
+
+
+def surround(
+    segments: Sequence[Segment], documents: Sequence[Document], template: PromptTemplate
+) -> list[tuple[str, str]]:
+    """Return what the user turn of each segment has before and after its text.
+
+    This alone decides it: what is made of a prompt later, such as the steps of the code ladder, takes it from there
+    (`Prompt.around`). Segments stand in the order of their documents, each after those that precede it in its row.
+    """
+    of_pair: dict[tuple[str | None, str | None], tuple[str, str]] = {}
+    surroundings = []
+    for segment in segments:
+        document = documents[segment.document_index]
+        pair = document.src_lang, document.tgt_lang
+        if pair not in of_pair:
+            of_pair[pair] = template.instruction(*pair)
+        surroundings.append(of_pair[pair])
+    return surroundings
 
 
 def _no_room(num_source_tokens: int, free_tokens: int, max_context: int) -> Rejection:
@@ -226,7 +246,7 @@ def _no_room(num_source_tokens: int, free_tokens: int, max_context: int) -> Reje
 
 def _encode_bodies(
     segments: Sequence[Segment],
-    instructions: Sequence[tuple[str, str]],
+    surroundings: Sequence[tuple[str, str]],
     encoder: Encoder,
     check_stop: Callable[[], None],
 ) -> tuple[list[list[int]], dict[int, Rejection]]:
@@ -234,8 +254,8 @@ def _encode_bodies(
     bodies: list[list[int]] = [[]] * len(segments)
     rejected: dict[int, Rejection] = {}
     indices_of: dict[tuple[str, str], list[int]] = {}
-    for index, instruction in enumerate(instructions):
-        indices_of.setdefault(instruction, []).append(index)
+    for index, around in enumerate(surroundings):
+        indices_of.setdefault(around, []).append(index)
     for (before, after), indices in indices_of.items():
         for chunk in _chunks(segments, indices):
             check_stop()
