@@ -19,7 +19,8 @@ from functools import partial
 from hymt_batch import languages
 from hymt_batch.codes import SourceCodes
 from hymt_batch.errors import TextError
-from hymt_batch.prompt import Encoder, PromptFamily, PromptTemplate, count_instruction_tokens
+from hymt_batch.prompt import PromptFamily, PromptTemplate
+from hymt_batch.prompt_encoder import Encoder, count_instruction_tokens
 from hymt_batch.records import PLAN_VERSION, Prompt
 
 FORMATTED = (
