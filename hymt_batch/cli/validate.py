@@ -35,19 +35,11 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:
     Raises:
         ConfigError: Settings cannot be combined.
     """
-    source, write, decode = job.source, job.write, job.decode
+    source, write = job.source, job.write
     notes = _set_languages(job)
     if not job.output_dir:
         raise ConfigError("output_dir is empty", fix="Set output_dir=outputs (the default).")
-    if decode.method is Method.greedy:
-        for key in ("temperature", "top_p", "top_k"):
-            if (value := getattr(decode, key)) is not None:
-                raise ConfigError(
-                    f"decode.{key}={value} has no effect with decode.method=greedy",
-                    fix=f"Add decode=recommended to sample, or set decode.{key}=null.",
-                )
-    if decode.draws is Draws.none:
-        _check_greedy_engine(job)
+    _check_sampling(job)
     max_tokens = (job.model.max_context - PROMPT_OVERHEAD_TOKENS) // 2
     if max_tokens < 16:
         raise ConfigError(
@@ -89,9 +81,21 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:
     return notes
 
 
-def _check_greedy_engine(job: TranslateJob | PlanJob | DoctorJob) -> None:
-    """Refuse what would sample with an engine that cannot, and leave it out of what is `auto`."""
-    engine, check = job.decode.engine, job.check
+def _check_sampling(job: TranslateJob | PlanJob | DoctorJob) -> None:
+    """Refuse what has no effect without sampling, and what would sample with an engine that cannot.
+
+    For such an engine, `auto` is the code ladder without its step that samples.
+    """
+    decode, engine, check = job.decode, job.decode.engine, job.check
+    if decode.method is Method.greedy:
+        for key in ("temperature", "top_p", "top_k"):
+            if (value := getattr(decode, key)) is not None:
+                raise ConfigError(
+                    f"decode.{key}={value} has no effect with decode.method=greedy",
+                    fix=f"Add decode=recommended to sample, or set decode.{key}=null.",
+                )
+    if decode.draws is not Draws.none:
+        return
     if check.max_attempts > 1:
         raise ConfigError(
             f"check.max_attempts={check.max_attempts} samples, which decode.engine={engine} cannot",
