@@ -61,6 +61,8 @@ def group_choices(job: str) -> dict[str, list[str]]:
         group: sorted(file.stem for file in (conf_folder() / group).glob("*.yaml")) for group in [*groups, "preset"]
     }
     choices["preset"] = [preset for preset in choices["preset"] if preset.startswith("bench_") == (job == "bench")]
+    if job == "retry":  # a preset has settings of stages that belong to the job
+        del choices["preset"]
     return choices if groups or job == "bench" else {}
 
 

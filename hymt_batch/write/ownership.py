@@ -27,7 +27,7 @@ from hymt_batch.manifest import (
     StateVersionError,
 )
 from hymt_batch.records import Input, SkippedFile
-from hymt_batch.write import identity_versions, output_settings, row_record
+from hymt_batch.write import identity_versions, output_settings, passes, row_record
 from hymt_batch.write import part as parts
 from hymt_batch.write.changed_inputs import inputs_differ_error
 from hymt_batch.write.cleanup import discard_inputs, file_state_folders, wipe
@@ -195,6 +195,8 @@ def read_or_recover_job(fs: Fs, folder: Path, requested: RequestedJob) -> JobRec
                 if identity is None
                 else requested.with_identity(identity)
             )
+        if job is not None:
+            job = replace(job, passes=passes.recover(fs, folder, job.identity_sha256))
         if job is not None and job.output_settings:
             with contextlib.suppress(StateDamagedError):
                 job = replace(job, output_settings=manifest.read(fs, folder).get("output_settings") or {})
