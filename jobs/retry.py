@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from hymt_batch import manifest, sanitize, signals
+from hymt_batch.cli import validate
 from hymt_batch.doctor import preflight
 from hymt_batch.errors import ExitCode, HymtError, IdentityError, MissingError, PreflightError, UsageError
 from hymt_batch.fs import OS_FS
@@ -158,6 +159,7 @@ def retry_folder(
     """Decode the rows of one folder again, and print the result."""
     record = read_job(folder)
     settings = retry_pass.read_settings(job, words, folder, record)
+    validate.validate_job(settings.of_pass)
     with (
         Reporter(job.launch.progress.value, job.launch.log_detail.value) as reporter,
         RunStatus(settings.job) as status,
@@ -330,6 +332,8 @@ class Retry:
     def publish(self, output: Output, number: int, num_decoded: int) -> Result:
         """Write the manifest, and return what became of the rows of a pass."""
         summary = finish(self.settings.job, output, self.reporter)
+        kept = max(0, summary.texts - num_decoded)
+        summary = replace(summary, num_rows_decoded=num_decoded, num_rows_kept=kept)
         (listed,) = [item for item in manifest.read(output.fs, output.folder)["passes"] if item["number"] == number]
         code = result_code(self.settings.of_pass, summary, self.reporter)
         if self.job.strict and code is ExitCode.COMPLETE and self.reporter.num_warnings:
