@@ -329,6 +329,9 @@ class Output(JobOutput):
                 continue
             file_state = manifest.file_state_folder(self.folder, input.file_id)
             cleanup.try_remove_rows(self._fs, file_state, keep_records=self._config.keep_rows)
+        for job_pass in self._job.passes:
+            pass_state = passes.state_folder_of(self.folder, job_pass.number)
+            cleanup.try_remove_rows(self._fs, pass_state, keep_records=True)
         summary = summarize(self.folder, self._publisher.file_records(), seconds, self._store.num_rows_committed)
         return replace(summary, num_files_assembled_again=self._num_assembled_again, skipped=self._skipped)
 

@@ -98,8 +98,6 @@ class PassOutput(JobOutput):
     def end(self) -> None:
         """Remove what a pass needs only while it is decoded; call it when all its rows are recorded."""
         self.attempts.clear()
-        with contextlib.suppress(OSError):
-            self._fs.rmdir(state_folder(self.folder) / "attempts")
 
 
 def remove_leftovers(fs: Fs, path: Path) -> None:

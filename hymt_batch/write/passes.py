@@ -97,6 +97,11 @@ def pass_folder(folder: Path, number: int) -> Path:
     return passes_folder(folder) / f"p{number:04}"
 
 
+def state_folder_of(folder: Path, number: int) -> Path:
+    """Return the folder of the parts and row records of a pass."""
+    return manifest.file_state_folder(pass_folder(folder, number), FILE_ID)
+
+
 def _record_path(folder: Path, number: int) -> Path:
     return pass_folder(folder, number) / "pass.json"
 
