@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 
 from hymt_batch.batch import BatchConfig
-from hymt_batch.check.settings import CheckConfig
+from hymt_batch.check.settings import RETRIED_FLAGS, RETRIED_STATUSES, CheckConfig, selected_words
 from hymt_batch.decode import registry
 from hymt_batch.decode.registry import InBenchmark
 from hymt_batch.decode.settings import DecodeConfig
@@ -265,47 +265,11 @@ class RetryJob(InspectJob):
 
     def __post_init__(self) -> None:
         self.model.check_translates()
-        self.statuses = _words_of("statuses", self.statuses, RETRIED_STATUSES)
-        self.flags = _words_of("flags", self.flags, RETRIED_FLAGS)
+        self.statuses = selected_words("statuses", self.statuses, RETRIED_STATUSES)
+        self.flags = selected_words("flags", self.flags, RETRIED_FLAGS)
         paths = self.inputs if isinstance(self.inputs, list) else [self.inputs]
         if self.inputs is not None and not all(isinstance(path, str) and path for path in paths):
             raise ConfigError(f"inputs={self.inputs} is not a path", fix="Set inputs=PATH as you set source.path=.")
-
-
-RETRIED_STATUSES = (
-    *("ok", "empty", "copied", "truncated", "too_long", "bad_encoding"),
-    *("generation_error", "non_finite", "crash_quarantined"),
-)
-"""Statuses of rows that can be decoded again; of bad_encoding those whose translation could not be written."""
-
-RETRIED_FLAGS = (
-    *("empty", "copied", "truncated", "loop", "line_break", "line_breaks", "codes_moved", "source_kept"),
-    *("control_token", "retried", "unencodable", "low_logprob"),
-)
-"""Flags of rows that can be decoded again: all but `blank`."""
-
-
-def _words_of(key: str, value: Any, choices: tuple[str, ...]) -> list[str] | None:
-    """Return a list of statuses or flags, each once.
-
-    Raises:
-        ConfigError: One of them is none.
-    """
-    if value is None:
-        return None
-    words = [str(word) for word in (value if isinstance(value, list) else [value])]
-    for word in words:
-        if word not in choices:
-            of_input = word in ("bad_row", "bad_language", "failed_file", "not_selected", "blank")
-            raise ConfigError(
-                f"{key}={word} cannot be decoded again" if of_input else f"{key}={word} is not one of {key}",
-                why="such rows are not sent to the model" if of_input else "",
-                fix=f"{'Correct the input and run translate with on_input_change=redo. ' if of_input else ''}"
-                f"Choices: {', '.join(choices)}.",
-            )
-    if not words:
-        raise ConfigError(f"{key}=[] selects nothing", fix=f"Choices: {', '.join(choices)}.")
-    return list(dict.fromkeys(words))
 
 
 @dataclass(kw_only=True, slots=True)

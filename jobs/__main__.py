@@ -16,25 +16,10 @@ from hymt_batch import sanitize, streams
 from hymt_batch.cli import help_text as pages
 from hymt_batch.cli.command_line import FLAG_SPELLINGS, CommandLine, parse_arguments
 from hymt_batch.errors import ExitCode, HymtError, UsageError, wrap_exception
+from hymt_batch.severity import SEVERITY
 
 if TYPE_CHECKING:
     from hymt_batch.config import SweepPoint
-
-SEVERITY = (
-    ExitCode.COMPLETE,
-    ExitCode.WARNINGS,
-    ExitCode.TOO_MANY_ERRORS,
-    ExitCode.USAGE,
-    ExitCode.LEASE_HELD,
-    ExitCode.IDENTITY,
-    ExitCode.INPUT_CHANGED,
-    ExitCode.MISSING,
-    ExitCode.PREFLIGHT,
-    ExitCode.DAMAGE,
-    ExitCode.BUG,
-    ExitCode.STOPPED,
-)
-"""Exit codes from best to worst; a sweep returns the worst code of its points."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,13 +7,11 @@ rows change, and a row that fails again stays as it was; the identity of the fol
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -24,17 +22,19 @@ from hymt_batch.doctor import preflight
 from hymt_batch.errors import ExitCode, HymtError, IdentityError, MissingError, PreflightError, UsageError
 from hymt_batch.fs import OS_FS
 from hymt_batch.launch.registry import Target
-from hymt_batch.records import Shard, plural
+from hymt_batch.records import Shard
 from hymt_batch.run import error_advice, executor, retry_pass, run_status, stderr_capture
 from hymt_batch.run.executor import OpenExecutor
 from hymt_batch.run.finish import close_folder, finish, result_code
 from hymt_batch.run.kept_model import KeptModel
 from hymt_batch.run.monitor import Monitor
 from hymt_batch.run.plan import Plan, open_folder, open_inputs
-from hymt_batch.run.reporter import Reporter, render_summary
+from hymt_batch.run.reporter import Reporter
 from hymt_batch.run.retry_pass import Settings
+from hymt_batch.run.retry_result import RetryResult
 from hymt_batch.run.run_status import RunStatus
 from hymt_batch.sanitize import escape_line
+from hymt_batch.severity import SEVERITY
 from hymt_batch.signals import StopRequest
 from hymt_batch.source.inputs import Inputs
 from hymt_batch.source.shards import SkippedShard
@@ -44,7 +44,6 @@ from hymt_batch.write.output import Output
 from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.passes import PassRecord
 from hymt_batch.write.row_selection import SelectedRows
-from hymt_batch.write.summary import Summary
 
 if TYPE_CHECKING:
     from hymt_batch.model.load import PreparedModel
@@ -57,33 +56,6 @@ DecodeUnits: TypeAlias = (
     "StopRequest, OpenExecutor], None]"
 )
 """Decodes what is missing of some shards and commits it: `decode_units` in jobs/translate.py."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What `retry` did in one folder."""
-
-    folder: str
-    number: int | None = None  # of the pass; None if no row was selected
-    selected: int = 0  # rows of the pass
-    replaced: int = 0  # of them, those that are published as the pass has them
-    decoded: int = 0  # rows that this run decoded
-    summary: Summary | None = None
-    code: ExitCode = ExitCode.COMPLETE
-
-    def to_json(self) -> str:
-        value = {name: item for name, item in asdict(replace(self, summary=None)).items() if name != "summary"}
-        counts = {"counts": dict(self.summary.counts), "flags": dict(self.summary.flags)} if self.summary else {}
-        return json.dumps({**value, **counts, "exit_code": int(self.code)}, sort_keys=True)
-
-    def describe(self) -> str:
-        """Return the result as text."""
-        if self.number is None or self.summary is None:
-            return f"{self.folder}: no row is selected: nothing is decoded again"
-        unchanged = self.selected - self.replaced
-        kept = f", {unchanged:,} stayed as they were, because the new ones are worse" if unchanged else ""
-        done = f"{plural(self.selected, 'row')} decoded again, {self.replaced:,} replaced{kept}"
-        return f"pass {self.number}: {done}\n{render_summary(self.summary, [])}"
 
 
 def run(job: RetryJob, words: Sequence[str], decode_units: DecodeUnits) -> ExitCode:
@@ -120,23 +92,6 @@ def run(job: RetryJob, words: Sequence[str], decode_units: DecodeUnits) -> ExitC
     return max(codes, key=SEVERITY.index)
 
 
-SEVERITY = (
-    ExitCode.COMPLETE,
-    ExitCode.WARNINGS,
-    ExitCode.TOO_MANY_ERRORS,
-    ExitCode.USAGE,
-    ExitCode.LEASE_HELD,
-    ExitCode.IDENTITY,
-    ExitCode.INPUT_CHANGED,
-    ExitCode.MISSING,
-    ExitCode.PREFLIGHT,
-    ExitCode.DAMAGE,
-    ExitCode.BUG,
-    ExitCode.STOPPED,
-)
-"""Exit codes from best to worst; a sweep returns the worst code of its points."""
-
-
 def run_point(folder: Path, retry: Callable[[], ExitCode]) -> ExitCode:
     """Run the pass of one point of a sweep; its error does not stop the others."""
     print(sanitize.sanitize_text(f"hymt-batch: {folder.name}"), file=sys.stderr, flush=True)
@@ -157,7 +112,7 @@ def retry_folder(
     kept: KeptModel,
 ) -> ExitCode:
     """Decode the rows of one folder again, and print the result."""
-    record = read_job(folder)
+    record = retry_pass.read_job(folder)
     settings = retry_pass.read_settings(job, words, folder, record)
     validate.validate_job(settings.of_pass)
     with (
@@ -179,22 +134,6 @@ def retry_folder(
     return result.code
 
 
-def read_job(folder: Path) -> manifest.JobRecord:
-    """Return the job of a folder.
-
-    Raises:
-        PreflightError: It has none that can be read.
-    """
-    try:
-        return manifest.read_job(OS_FS.within(folder), folder)
-    except manifest.StateDamagedError as damage:
-        raise PreflightError(
-            f"rows of {folder} cannot be decoded again",
-            why=f".hymt/job.json: {damage}",
-            fix="Run hymt-batch translate with the settings of the job, which rebuilds it.",
-        ) from None
-
-
 @dataclass(frozen=True, slots=True)
 class Retry:
     """One run of `retry` in one folder."""
@@ -208,7 +147,7 @@ class Retry:
     open_executor: OpenExecutor
     kept: KeptModel
 
-    def run(self, folder: Path) -> Result:
+    def run(self, folder: Path) -> RetryResult:
         """Select the rows, or go on with a pass that was stopped; decode them; publish the files that have them."""
         with open_inputs(self.settings.job, self.stop, only_stored=True) as inputs:
             requested = RequestedJob(replace(self.record, inputs=inputs.files), skipped=inputs.skipped)
@@ -219,7 +158,7 @@ class Retry:
                 stopped = self.read_stopped(output)
                 selected = self.select_rows(output) if stopped is None and last is None else SelectedRows()
                 if stopped is None and last is None and not selected.num_rows:
-                    return Result(str(folder))  # before the model is looked at
+                    return RetryResult(str(folder))  # before the model is looked at
                 preflight.check_process(self.settings.of_pass)
                 self.reporter.show_stage("checking the model")
                 model = self.kept.prepare(self.settings.of_pass)
@@ -245,7 +184,7 @@ class Retry:
         self.reporter.show_stage("selecting rows")
         return output.select_rows(retry_pass.criteria_of(self.job), self.stop.raise_if_requested)
 
-    def publish_last_pass(self, output: Output) -> Result | None:
+    def publish_last_pass(self, output: Output) -> RetryResult | None:
         """Publish what a run left that was killed after its pass became part of the job; None if there is no pass.
 
         Raises:
@@ -316,7 +255,7 @@ class Retry:
         pass_job: TranslateJob,
         plan: Plan,
         model: PreparedModel,
-    ) -> Result:
+    ) -> RetryResult:
         """Decode what is missing of a pass, make it a part of the job, and publish the files that have its rows."""
         of_pass = output.open_pass(record)
         by_id = {input.file_id: input for input in output.job_record.inputs}
@@ -329,7 +268,7 @@ class Retry:
         output.assemble_outdated()
         return self.publish(output, record.number, of_pass.num_rows_committed)
 
-    def publish(self, output: Output, number: int, num_decoded: int) -> Result:
+    def publish(self, output: Output, number: int, num_decoded: int) -> RetryResult:
         """Write the manifest, and return what became of the rows of a pass."""
         summary = finish(self.settings.job, output, self.reporter)
         kept = max(0, summary.texts - num_decoded)
@@ -338,7 +277,8 @@ class Retry:
         code = result_code(self.settings.of_pass, summary, self.reporter)
         if self.job.strict and code is ExitCode.COMPLETE and self.reporter.num_warnings:
             code = ExitCode.WARNINGS
-        return Result(os.fspath(output.folder), number, listed["rows"], listed["replaced"], num_decoded, summary, code)
+        folder, counts = str(output.folder), (listed["rows"], listed["replaced"])
+        return RetryResult(folder, number, *counts, num_decoded, summary, code)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from hymt_batch import manifest
 from hymt_batch.batch import PartLimits
-from hymt_batch.errors import IdentityError, InputChangedError, UsageError
+from hymt_batch.errors import IdentityError, InputChangedError, PreflightError, UsageError
 from hymt_batch.formats.field_rows import file_row
 from hymt_batch.fs import OS_FS
 from hymt_batch.manifest import JobPass, JobRecord, JsonDict
@@ -50,6 +50,22 @@ class Settings:
     def changes(self, stage: str) -> bool:
         """Return whether the command line has a setting of a stage."""
         return any(key.partition(".")[0] == stage for key in self.given)
+
+
+def read_job(folder: Path) -> manifest.JobRecord:
+    """Return the job of a folder.
+
+    Raises:
+        PreflightError: It has none that can be read.
+    """
+    try:
+        return manifest.read_job(OS_FS.within(folder), folder)
+    except manifest.StateDamagedError as damage:
+        raise PreflightError(
+            f"rows of {folder} cannot be decoded again",
+            why=f".hymt/job.json: {damage}",
+            fix="Run hymt-batch translate with the settings of the job, which rebuilds it.",
+        ) from None
 
 
 def criteria_of(job: RetryJob) -> Criteria:

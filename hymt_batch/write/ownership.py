@@ -195,8 +195,6 @@ def read_or_recover_job(fs: Fs, folder: Path, requested: RequestedJob) -> JobRec
                 if identity is None
                 else requested.with_identity(identity)
             )
-        if job is not None:
-            job = replace(job, passes=passes.recover(fs, folder, job.identity_sha256))
         if job is not None and job.output_settings:
             with contextlib.suppress(StateDamagedError):
                 job = replace(job, output_settings=manifest.read(fs, folder).get("output_settings") or {})
@@ -206,7 +204,7 @@ def read_or_recover_job(fs: Fs, folder: Path, requested: RequestedJob) -> JobRec
                 f"the folder were written with other settings",
                 fix=_suggested_fixes(folder),
             ) from None
-        return job
+        return replace(job, passes=passes.recover(fs, folder, job.identity_sha256))
 
 
 def _recorded_identities(fs: Fs, folder: Path) -> Iterator[tuple[str, JsonDict | None]]:
