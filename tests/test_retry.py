@@ -12,8 +12,9 @@ import pytest
 
 from hymt_batch import manifest
 from hymt_batch.decode.request import Completion, Request
-from hymt_batch.errors import ExitCode
+from hymt_batch.errors import ExitCode, MissingError
 from hymt_batch.fs import OS_FS
+from hymt_batch.run.finished_rows import FinishedJob
 from jobs import __main__ as front
 from jobs import status, verify
 from tests.fakes import engine
@@ -151,6 +152,20 @@ def test_a_row_that_fails_again_replaces_nothing(job: Folder) -> None:
         name: data for name, data in before.items() if name != "manifest.json"
     }
     check_folder(job)
+
+
+def test_what_reads_a_finished_job_gets_the_rows_of_its_passes(job: Folder) -> None:
+    source = write(job.folder / "in.txt", "one", "fail two")
+    assert job.translate(source) == 0
+    job.decoder.healed = {"fail"}
+    assert job.retry() == 0
+    finished = FinishedJob(job.out)
+    assert [row.text for _, row in finished.read(finished.inputs[0])] == ["ONE", "FAIL TWO"]
+    (rows,) = (job.out / ".hymt" / "passes").rglob("*.rows")
+    rows.write_bytes(b"damaged")
+    with pytest.raises(MissingError, match="rows of pass 1 are missing or damaged"):
+        list(FinishedJob(job.out).read(finished.inputs[0]))
+    assert rows.exists()  # a reader changes nothing
 
 
 def test_two_passes_and_the_later_one_counts(job: Folder) -> None:

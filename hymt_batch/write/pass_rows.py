@@ -1,13 +1,14 @@
 """The rows of the finished passes of a job, which take the place of its own rows when a file is assembled.
 
-A row of a pass counts only for the source that it was decoded from, by its digest. Changes nothing on disk, but moves
-a damaged record to quarantine, as for the rows of the job itself; the earlier row of the job is used then.
+A row of a pass counts only for the source that it was decoded from, by its digest. Changes nothing on disk, but may
+move a damaged record to quarantine.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from hymt_batch.fs_protocol import Fs
@@ -15,6 +16,7 @@ from hymt_batch.manifest import JobRecord
 from hymt_batch.records import ERROR_STATUSES, HARD_FLAGS, Row, ShardRecord, Status
 from hymt_batch.write.passes import FILE_ID, PassTable
 from hymt_batch.write.row_record import ShardRows
+from hymt_batch.write.state_file import StateFileDamagedError
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +44,19 @@ def _rank(row: Row) -> int:
 class PassRows:
     """Reads the rows of the finished passes of a job; keeps one shard of each pass in memory."""
 
-    def __init__(self, fs: Fs, folder: Path, job: JobRecord) -> None:
-        """Read nothing yet."""
-        self._fs, self._folder = fs, folder
+    def __init__(
+        self, fs: Fs, folder: Path, job: JobRecord, refuse_damage: Callable[[str], None] | None = None
+    ) -> None:
+        """Read nothing yet.
+
+        Args:
+            fs: The file system.
+            folder: The output folder.
+            job: The job of the folder.
+            refuse_damage: Raises if rows of a pass are damaged, for a reader that changes nothing. None moves a damaged
+                record to quarantine, and uses the earlier rows.
+        """
+        self._fs, self._folder, self._refuse_damage = fs, folder, refuse_damage
         self._passes = {job_pass.number: job_pass for job_pass in job.passes}
         self._tables: dict[int, PassTable | None] = {}  # by number of the pass
         self._loaded: dict[int, tuple[int, ShardRows | None]] = {}  # number of the pass -> its last shard, with index
@@ -75,14 +87,27 @@ class PassRows:
         if number not in self._tables:
             table = self._tables[number] = PassTable.open(self._fs, self._folder, self._passes[number])
             if table is None:
-                log.warning("the record of pass %d is missing or damaged: the earlier rows are used", number)
+                self._report_damage(f"the record of pass {number} is missing or damaged")
         return self._tables[number]
 
     def _load_shard(self, table: PassTable, index: int) -> ShardRows | None:
         number = table.record.number
         if number not in self._loaded or self._loaded[number][0] != index:
-            loaded = table.store.load(FILE_ID, index)
+            loaded = table.store.load(FILE_ID, index) if self._refuse_damage is None else _read_shard(table, index)
             if loaded is None:
-                log.warning("rows of pass %d are missing or damaged: the earlier rows are used", number)
+                self._report_damage(f"rows of pass {number} are missing or damaged")
             self._loaded[number] = index, loaded
         return self._loaded[number][1]
+
+    def _report_damage(self, what: str) -> None:
+        if self._refuse_damage is not None:
+            self._refuse_damage(what)
+        log.warning("%s: the earlier rows are used", what)
+
+
+def _read_shard(table: PassTable, index: int) -> ShardRows | None:
+    """Read a shard without changing anything; None if it is missing or damaged."""
+    with contextlib.suppress(StateFileDamagedError):
+        if (recorded := table.store.read(FILE_ID, index)) is not None:
+            return ShardRows(recorded[0].shard, recorded[0].counts, recorded[1])
+    return None
