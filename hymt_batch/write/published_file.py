@@ -146,12 +146,7 @@ def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:
         "input": input_record,
         **published,
         **({"failed": failure} if failure else {}),
-        "counts": {status: count for status, count in tally.counts.items() if count},
-        "flags": tally.flags,
-        "tokens": tally.tokens,
-        **({"tries": tries} if (tries := {step: n for step, n in tally.tries.items() if n}) else {}),
-        "degraded": tally.degraded,
-        "environments": tally.environments,
+        **tally.to_record(),
     }
     if assembly.passes:
         record["passes"] = [tally.describe_pass(number) for number in assembly.passes]
@@ -242,9 +237,7 @@ def documents_and_rows(assembly: FileRows, tally: Tally) -> Iterator[tuple[Docum
                     shaped_row = shaper.shape(document, row)
                 if shaped_row.status is not row.status:
                     tally.move(row.status, shaped_row.status)
-                tally.num_rows += 1
-                for flag in shaped_row.flags:
-                    tally.add_flag(flag)
+                tally.add_row(shaped_row)
                 yield document, _output_row(document, shaped_row, tally)
     if changed_rows.ranges:
         raise input_changed_error(f"{name} {changed_rows}")

@@ -73,8 +73,22 @@ class Tally:
             "replaced": self._from_passes.get(number, 0),
         }
 
-    def add_flag(self, flag: str) -> None:
-        _count(self.flags, flag)
+    def add_row(self, row: Row) -> None:
+        """Count a row as it is written."""
+        self.num_rows += 1
+        for flag in row.flags:
+            _count(self.flags, flag)
+
+    def to_record(self) -> JsonDict:
+        """Return what the record of the file has of the counts; `Totals` adds up those of a job."""
+        return {
+            "counts": {status: count for status, count in self.counts.items() if count},
+            "flags": self.flags,
+            "tokens": self.tokens,
+            **({"tries": tries} if (tries := {step: count for step, count in self.tries.items() if count}) else {}),
+            "degraded": self.degraded,
+            "environments": self.environments,
+        }
 
     def _add_environment(self, environment: JsonDict) -> None:
         if any(environment is known for known in self.environments):
