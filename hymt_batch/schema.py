@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 
 from hymt_batch.batch import BatchConfig
-from hymt_batch.check.settings import CheckConfig
+from hymt_batch.check.settings import RETRIED_FLAGS, RETRIED_STATUSES, CheckConfig, selected_words
 from hymt_batch.decode import registry
 from hymt_batch.decode.registry import InBenchmark
 from hymt_batch.decode.settings import DecodeConfig
@@ -247,6 +247,34 @@ class MergeJob(InspectJob):
 
 
 @dataclass(kw_only=True, slots=True)
+class RetryJob(InspectJob):
+    """Settings of `hymt-batch retry`; documented in conf/retry.yaml. Stages that are not set are those of the job."""
+
+    statuses: Operation[Any] = None
+    flags: Operation[Any] = None
+    inputs: Operation[Any] = None
+    overwrite: Operation[bool] = False
+    strict: Operation[bool] = False
+    seed: Identity[int] = 0
+    segment: SegmentConfig = field(default_factory=SegmentConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    model: ModelConfig
+    device_map: DeviceMapConfig = field(default_factory=DeviceMapConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    check: CheckConfig = field(default_factory=CheckConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+
+    def __post_init__(self) -> None:
+        self.model.check_translates()
+        self.statuses = selected_words("statuses", self.statuses, RETRIED_STATUSES)
+        self.flags = selected_words("flags", self.flags, RETRIED_FLAGS)
+        paths = self.inputs if isinstance(self.inputs, list) else [self.inputs]
+        if self.inputs is not None and not all(isinstance(path, str) and path for path in paths):
+            raise ConfigError(f"inputs={self.inputs} is not a path", fix="Set inputs=PATH as you set source.path=.")
+
+
+@dataclass(kw_only=True, slots=True)
 class VerifyJob(InspectJob):
     """Settings of `hymt-batch verify`; documented in conf/verify.yaml."""
 
@@ -310,6 +338,7 @@ JOBS: dict[str, type] = {
     "prepare": PrepareJob,
     "missing": MissingJob,
     "merge": MergeJob,
+    "retry": RetryJob,
     "plan": PlanJob,
     "doctor": DoctorJob,
     "bench": BenchJob,

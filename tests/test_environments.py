@@ -35,6 +35,7 @@ JOBS = {
     "prepare": ["prepare", "source.path=语料.txt", "tgt_lang=fr", "--cfg", "job"],
     "missing": ["missing", "name=语料", "--cfg", "job"],
     "merge": ["merge", "name=语料", "--cfg", "job"],
+    "retry": ["retry", "name=语料", "decode.temperature=0.5", "--cfg", "job"],
     "plan": ["plan", "model=demo", "source.path=语料.txt"],
     "doctor": ["doctor", "explain=B1"],
     "languages": ["languages"],

@@ -12,7 +12,7 @@ import pytest
 from hymt_batch import config, prompt
 from hymt_batch.check import assemble, retry
 from hymt_batch.check.halves import halves
-from hymt_batch.check.settings import LADDER_STEPS, CheckConfig, FlagConfig, OnFail, RetryConfig
+from hymt_batch.check.settings import LADDER_STEPS, CheckConfig, OnFail, RetryConfig
 from hymt_batch.code_prompt import CodePrompts
 from hymt_batch.decode.request import Completion, Request
 from hymt_batch.errors import ConfigError, IdentityError
@@ -183,9 +183,10 @@ def test_a_wrong_setting_is_refused(settings: dict[str, Any], needle: str) -> No
 
 
 def test_rows_are_not_measured_for_fewer_repeats_than_second_tries_need() -> None:
+    words = ["source.path=a.txt", "tgt_lang=de", "check.flag.loop_repeats=2"]
     with pytest.raises(ConfigError, match=r"check\.retry\.loop_repeats=2"):
-        CheckConfig(flag=FlagConfig(loop_repeats=2))
-    CheckConfig(flag=FlagConfig(loop_repeats=2), retry=RetryConfig(loop_repeats=2))
+        config.load("translate", words)
+    config.load("translate", [*words, "check.retry.loop_repeats=2"])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hymt_batch.check import language_id
 from hymt_batch.check.loops import loop_suspects
 from hymt_batch.check.measures import measure
 from hymt_batch.check.pair import Pair
-from hymt_batch.check.settings import HARD_KINDS, RetryConfig, Thresholds
+from hymt_batch.check.settings import RetryConfig, Thresholds
 from hymt_batch.records import Measures, Status, Translation
 
 FAILURE_STATUSES = {
@@ -21,9 +21,6 @@ FAILURE_STATUSES = {
     "crash": Status.CRASH_QUARANTINED,
 }
 """Maps a finish reason of a segment without text to the status of its row."""
-
-HARD_FLAGS = frozenset(HARD_KINDS)
-"""Flags of translations that are unusable; they count in the circuit breaker."""
 
 
 def is_empty(translation: Translation) -> bool:

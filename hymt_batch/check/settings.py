@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, Protocol
 
+from hymt_batch.check.setting_values import code_steps_of, kinds_of, ladder_of
 from hymt_batch.errors import ConfigError
 from hymt_batch.setting import Identity, Operation, Output
 
@@ -80,8 +81,8 @@ class RetryConfig:
     language_margin: Identity[float] = 0.5
 
     def __post_init__(self) -> None:
-        self.kinds = _kinds_of("check.retry.kinds", self.kinds, RETRY_KINDS)
-        self.ladder = _ladder_of(self.ladder)
+        self.kinds = kinds_of("check.retry.kinds", self.kinds, RETRY_KINDS)
+        self.ladder = ladder_of(self.ladder, LADDER_STEPS, RETRY_KINDS)
         if self.max_attempts < 1:
             raise ConfigError(
                 f"check.retry.max_attempts={self.max_attempts} is below 1",
@@ -116,7 +117,7 @@ class FlagConfig:
 
     def __post_init__(self) -> None:
         if self.kinds != "all":
-            self.kinds = _kinds_of("check.flag.kinds", self.kinds, DERIVED_KINDS)
+            self.kinds = kinds_of("check.flag.kinds", self.kinds, DERIVED_KINDS)
         _check_thresholds("check.flag", self, min_repeats=2)
         if not 0 <= self.identify_share <= 1:
             raise ConfigError(
@@ -158,14 +159,8 @@ class CheckConfig:
                 fix="Set check.max_failed_files=0 (the default) or more.",
             )
         if self.code_ladder != "auto":
-            self.code_ladder = _steps_of(self.code_ladder)
-        self.fail_kinds = _kinds_of("check.fail_kinds", self.fail_kinds, FAIL_KINDS)
-        if self.flag.loop_repeats < 3 and self.retry.loop_repeats > self.flag.loop_repeats:
-            raise ConfigError(
-                f"check.flag.loop_repeats={self.flag.loop_repeats} is below 3 and check.retry.loop_repeats is not",
-                why="so rows are measured for loops from 3 repetitions on",
-                fix=f"Set check.retry.loop_repeats={self.flag.loop_repeats} too, or check.flag.loop_repeats=3.",
-            )
+            self.code_ladder = code_steps_of(self.code_ladder, CODE_STEPS)
+        self.fail_kinds = kinds_of("check.fail_kinds", self.fail_kinds, FAIL_KINDS)
         if not 0 < self.stop_rate <= 1 or self.stop_rows < 1:
             raise ConfigError(
                 f"check.stop_rate={self.stop_rate} must be above 0 and at most 1 (1: never stop), and "
@@ -193,6 +188,20 @@ def of_earlier_version(config: CheckConfig) -> FlagConfig:
     return FlagConfig(
         kinds=["loop", "low_logprob"], loop_repeats=config.retry.loop_repeats, min_logprob=config.flag.min_logprob
     )
+
+
+def flags_of(settings: Mapping[str, Any], loop_repeats: int | None) -> FlagConfig:
+    """Return the settings of the flags of a folder.
+
+    Args:
+        settings: Its output settings, by dotted key.
+        loop_repeats: Repetitions from which an earlier version flagged loops; None if the rows have measurements.
+    """
+    values = {key.removeprefix("check.flag."): value for key, value in settings.items()}
+    flag = FlagConfig(**{each.name: values[each.name] for each in fields(FlagConfig) if each.name in values})
+    if loop_repeats is None:
+        return flag
+    return of_earlier_version(CheckConfig(retry=RetryConfig(loop_repeats=loop_repeats), flag=flag))
 
 
 def _check_thresholds(key: str, config: Thresholds, *, min_repeats: int) -> None:
@@ -223,60 +232,38 @@ def _check_thresholds(key: str, config: Thresholds, *, min_repeats: int) -> None
         )
 
 
-def _kinds_of(key: str, value: Any, known: Iterable[str]) -> list[str]:
-    """Return the kinds that a user listed, in their order.
+RETRIED_STATUSES = (
+    *("ok", "empty", "copied", "truncated", "too_long", "bad_encoding"),
+    *("generation_error", "non_finite", "crash_quarantined"),
+)
+"""Statuses of rows that can be decoded again; of bad_encoding those whose translation could not be written."""
+
+RETRIED_FLAGS = (
+    *("empty", "copied", "truncated", "loop", "line_break", "line_breaks", "codes_moved", "source_kept"),
+    *("control_token", "retried", "unencodable"),
+    *(kind for kind in DERIVED_KINDS if kind != "loop"),
+)
+"""Flags of rows that can be decoded again: all but `blank`."""
+
+
+def selected_words(key: str, value: Any, choices: tuple[str, ...]) -> list[str] | None:
+    """Return a list of statuses or flags by which `retry` selects rows, each once; None for None.
 
     Raises:
-        ConfigError: One of them is not a kind.
+        ConfigError: One of them is none.
     """
-    listed = [value] if isinstance(value, str) else value
-    kinds = [str(kind) for kind in listed] if isinstance(listed, (list, tuple)) else [str(value)]
-    known = list(known)
-    if wrong := [kind for kind in kinds if kind not in known]:
-        raise ConfigError(f"{key} has {wrong[0]}, which is none of its kinds", fix=f"Choose from {', '.join(known)}.")
-    return [kind for kind in known if kind in kinds]
-
-
-def _ladder_of(value: Any) -> list[str] | dict[str, list[str]]:
-    """Return the ladder that a user wrote: a list of steps, or one for each kind of failure.
-
-    Raises:
-        ConfigError: It has something else.
-    """
-    if isinstance(value, Mapping):
-        ladders = {str(kind): _ladder_steps(steps) for kind, steps in value.items()}
-        if wrong := [kind for kind in ladders if kind not in (*RETRY_KINDS, "others")]:
+    if value is None:
+        return None
+    words = [str(word) for word in (value if isinstance(value, list) else [value])]
+    for word in words:
+        if word not in choices:
+            of_input = word in ("bad_row", "bad_language", "failed_file", "not_selected", "blank")
             raise ConfigError(
-                f"check.retry.ladder has {wrong[0]}, which is no kind of failure",
-                fix=f"Choose from {', '.join((*RETRY_KINDS, 'others'))}.",
+                f"{key}={word} cannot be decoded again" if of_input else f"{key}={word} is not one of {key}",
+                why="such rows are not sent to the model" if of_input else "",
+                fix=f"{'Correct the input and run translate with on_input_change=redo. ' if of_input else ''}"
+                f"Choices: {', '.join(choices)}.",
             )
-        return ladders
-    return _ladder_steps(value)
-
-
-def _ladder_steps(value: Any) -> list[str]:
-    listed = [value] if isinstance(value, str) else value
-    steps = [str(step) for step in listed] if isinstance(listed, (list, tuple)) else [str(value)]
-    if not steps or any(step not in LADDER_STEPS for step in steps):
-        raise ConfigError(
-            f"check.retry.ladder={value} is not a list of its steps",
-            fix=f"Set check.retry.ladder=[{','.join(LADDER_STEPS)}], or some of them, in any order.",
-        )
-    return steps
-
-
-def _steps_of(value: Any) -> list[str]:
-    """Return the steps that a user listed.
-
-    Raises:
-        ConfigError: They are not steps, or not in their order.
-    """
-    listed = [value] if isinstance(value, str) else value
-    steps = [str(step) for step in listed] if isinstance(listed, (list, tuple)) else [str(value)]
-    known = [step for step in CODE_STEPS if step in steps]
-    if steps != known:
-        raise ConfigError(
-            f"check.code_ladder={value} is not a list of its steps in their order",
-            fix=f"Set check.code_ladder=auto, or [] for none, or some of [{','.join(CODE_STEPS)}] in this order.",
-        )
-    return steps
+    if not words:
+        raise ConfigError(f"{key}=[] selects nothing", fix=f"Choices: {', '.join(choices)}.")
+    return list(dict.fromkeys(words))

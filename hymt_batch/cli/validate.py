@@ -40,6 +40,7 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:
     if not job.output_dir:
         raise ConfigError("output_dir is empty", fix="Set output_dir=outputs (the default).")
     _check_sampling(job)
+    _check_loops(job)
     max_tokens = (job.model.max_context - PROMPT_OVERHEAD_TOKENS) // 2
     if max_tokens < 16:
         raise ConfigError(
@@ -79,6 +80,16 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:
     if job.name is not None:
         job_name.check(job.name, job.output_dir)
     return notes
+
+
+def _check_loops(job: TranslateJob | PlanJob | DoctorJob) -> None:
+    repeats, retried = job.check.flag.loop_repeats, job.check.retry.loop_repeats
+    if repeats < 3 and repeats < retried:
+        raise ConfigError(
+            f"check.flag.loop_repeats={repeats} is below 3, and check.retry.loop_repeats={retried} is not",
+            why="so rows are measured for loops from 3 repetitions on",
+            fix=f"Set check.retry.loop_repeats={repeats} too, or check.flag.loop_repeats=3.",
+        )
 
 
 def _check_sampling(job: TranslateJob | PlanJob | DoctorJob) -> None:

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from hymt_batch.check.checks import FAILURE_STATUSES, HARD_FLAGS
+from hymt_batch.check.checks import FAILURE_STATUSES
 from hymt_batch.check.settings import CheckConfig
 from hymt_batch.errors import PreflightError
-from hymt_batch.records import Row, Status
+from hymt_batch.records import HARD_FLAGS, Row, Status
 from hymt_batch.sanitize import escape_line
 
 MAX_NON_FINITE_RATE = 0.001

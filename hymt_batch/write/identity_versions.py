@@ -211,13 +211,23 @@ def has_measures(identity: JsonDict) -> bool:
     return version_of(identity) >= MEASURES_SINCE
 
 
+def loop_repeats_of(identity: JsonDict) -> int | None:
+    """Return from how many repetitions an earlier version flagged the loops of a job; None if its rows are measured."""
+    return None if has_measures(identity) else int((identity.get("check") or {}).get("loop_repeats", 3))
+
+
 def with_added_output(settings: JsonDict, changes: Changes = CHANGES) -> JsonDict:
     """Return the output settings of a job, with the behaviour of its version for those that were added later.
 
     Those that have another name today have it.
     """
-    settings = {changes.renamed_output.get(key, key): value for key, value in settings.items()}
+    settings = with_today_names(settings, changes)
     return {**{key: value for key, value in changes.added_output.items() if value != NOT_RECORDED}, **settings}
+
+
+def with_today_names(settings: JsonDict, changes: Changes = CHANGES) -> JsonDict:
+    """Return output settings by the keys that they have today."""
+    return {changes.renamed_output.get(key, key): value for key, value in settings.items()}
 
 
 def output_settings_in(identity: JsonDict, changes: Changes = CHANGES) -> JsonDict:
