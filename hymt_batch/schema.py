@@ -320,6 +320,28 @@ class EvaluateJob(InspectJob):
 
 
 @dataclass(kw_only=True, slots=True)
+class CompareJob:
+    """Settings of `hymt-batch compare`; documented in conf/compare.yaml."""
+
+    name: Operation[str | None] = None
+    names: Operation[Any] = None
+    output_dir: Operation[str] = "outputs"
+    format: Operation[ReportFormat] = ReportFormat.text
+    baseline: Operation[str | None] = None
+    out: Operation[str | None] = None
+
+    def __post_init__(self) -> None:
+        if (self.name is None) == (self.names is None):
+            both = "both are set" if self.name is not None else "neither is set"
+            raise ConfigError(f"name= or names= is needed, and {both}", fix="Set name=SWEEP, or names=[A,B].")
+        if self.names is not None:
+            names = self.names if isinstance(self.names, (list, tuple)) else [self.names]
+            if not names or not all(names):
+                raise ConfigError(f"names={self.names} names no job", fix="Set names=[A,B].")
+            self.names = [str(name) for name in names]
+
+
+@dataclass(kw_only=True, slots=True)
 class LanguagesJob:
     """Settings of `hymt-batch languages`; documented in conf/languages.yaml."""
 
@@ -345,6 +367,7 @@ JOBS: dict[str, type] = {
     "status": StatusJob,
     "verify": VerifyJob,
     "evaluate": EvaluateJob,
+    "compare": CompareJob,
     "languages": LanguagesJob,
     "formats": FormatsJob,
 }
