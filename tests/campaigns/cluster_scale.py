@@ -27,7 +27,6 @@ WINDOW_S = 1800.0  # simulated, after the GPUs have begun
 GPUS = (1, 4, 16, 64, 256, 512, 1024, 2048, 4096)
 ROWS = tuple(10.0**power for power in range(6, 12))
 FILE_ROWS = 10**8  # of each file, where a corpus is in several
-MEMORY = 64 << 20  # bytes of prepare and merge without any shard
 MAX_NAMES = 5000
 
 
@@ -42,12 +41,12 @@ class Costs:
     missing_shard: float = 1.2
     merge_shard: float = 3.2
     prepare_us_per_row: float = 3.1
-    prepare_us_per_shard: float = 10.0
-    prepare_memory_per_shard: float = 500.0  # bytes
+    prepare_us_per_shard: float = 7.1
+    prepare_memory_per_shard: float = 300.0  # bytes; an estimate, see docs/scale.md
     plan_bytes_per_shard: float = 88.0
-    merge_us_per_row: float = 5.2
-    merge_us_per_shard: float = 308.0
-    plan_memory_per_shard: float = 500.0  # bytes, of what reads the plan
+    merge_us_per_row: float = 9.3
+    merge_us_per_shard: float = 338.0
+    plan_memory_per_shard: float = 300.0  # bytes, of what reads the plan; an estimate
 
 
 COSTS = Costs()
@@ -124,8 +123,8 @@ def size_of(num_rows: float, chosen: Settings, costs: Costs, *, num_jobs: int = 
         "names_one_file": shards,
         "names_files": min(shards, max(FILE_ROWS / chosen.shard_rows, rows / FILE_ROWS)),
         "plan_bytes": shards * costs.plan_bytes_per_shard,
-        "prepare_memory": MEMORY + shards * costs.prepare_memory_per_shard,
-        "merge_memory": MEMORY + shards * costs.plan_memory_per_shard,
+        "prepare_memory": shards * costs.prepare_memory_per_shard,
+        "merge_memory": shards * costs.plan_memory_per_shard,
     }
 
 
@@ -182,10 +181,10 @@ def panels(load: dict[str, list[dict[str, float]]], sizes: dict[str, list[dict[s
             (f"{MAX_NAMES:,}", float(MAX_NAMES)),
         ),
         curve.Panel(
-            "memory of prepare and merge, and the plan, bytes",
+            "memory for the shards, and plan.json, bytes",
             "rows",
             by_rows(
-                ("prepare", default, "prepare_memory"), ("merge", default, "merge_memory"),
+                ("prepare and merge", default, "merge_memory"),
                 ("plan.json", default, "plan_bytes"),
             ),
             ("4 GiB", float(4 << 30)),
