@@ -42,7 +42,13 @@ class OnInputChange(Enum):
 
     refuse = "refuse"
     redo = "redo"
+    update = "update"
     fork = "fork"
+
+    @property
+    def is_accepted(self) -> bool:
+        """True if changed inputs are translated again in the same folder."""
+        return self in (OnInputChange.redo, OnInputChange.update)
 
 
 class BenchDtype(Enum):

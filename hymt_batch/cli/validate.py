@@ -78,7 +78,7 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:
             f"write.name={write.name} names the source language, which is not set",
             fix="Set src_lang=en, or drop {src}.",
         )
-    _check_task(job)
+    _check_folder_settings(job)
     if job.name is None and source.path is not None:
         job.name = job_name.default(source.path)
     if job.name is not None:
@@ -86,8 +86,14 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:
     return notes
 
 
-def _check_task(job: TranslateJob | PlanJob | DoctorJob) -> None:
-    """Refuse for a task of a prepared job what only one process can do for the whole job."""
+def _check_folder_settings(job: TranslateJob | PlanJob | DoctorJob) -> None:
+    """Refuse an update without rows, and for a task of a prepared job what one process does for the whole job."""
+    if job.on_input_change.value == "update" and not job.write.keep_rows:
+        raise ConfigError(
+            "on_input_change=update does not go with write.keep_rows=false",
+            why="it takes the rows that did not change from those that were kept",
+            fix="Drop write.keep_rows=false, or set on_input_change=redo to translate changed files as a whole.",
+        )
     shard = getattr(job, "shard", None)
     if shard is None or not shard.is_task:
         return

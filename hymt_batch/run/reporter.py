@@ -225,10 +225,10 @@ class _ConsoleHandler(logging.Handler):
 
 def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
     """Return the summary of a finished job: what was written, where, how fast; and the (source, translation) pairs."""
-    folder, seconds = summary.folder, summary.seconds
+    folder = summary.folder
     texts = f" with {plural(summary.texts, 'text')}" if summary.texts != summary.rows else ""
-    files = describe_files(summary.files, summary.formats)
-    lines = [f"{plural(summary.rows, 'row')}{texts} in {files} → {folder / 'translated'}"]
+    head = f"{plural(summary.rows, 'row')}{texts} in {describe_files(summary.files, summary.formats)}"
+    lines = [f"{head} → {folder / 'translated'}"]
     for status, count in sorted(summary.counts.items()):
         if status != Status.OK:
             lines.append(f"  {count:,} {status}")
@@ -250,11 +250,14 @@ def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
         files, formats = ("1 file was", "its format is") if len(summary.skipped) == 1 else many
         lines.append(f"  {files} skipped, because {formats} not read: {describe_skipped(summary.skipped)}")
         lines.append(f"  listed in {folder / 'manifest.json'}")
+    lines += summary.update_lines
     if summary.num_rows_decoded:
         noun = "text" if texts else "row"
-        speed = f"{summary.num_rows_decoded / seconds:,.1f} {noun}s"
+        speed = f"{summary.num_rows_decoded / summary.seconds:,.1f} {noun}s"
         earlier = f", {summary.num_rows_kept:,} from earlier runs" if summary.num_rows_kept else ""
-        lines.append(f"  {plural(summary.num_rows_decoded, noun)} in {format_duration(seconds)} ({speed}/s){earlier}")
+        lines.append(
+            f"  {plural(summary.num_rows_decoded, noun)} in {format_duration(summary.seconds)} ({speed}/s){earlier}"
+        )
     else:
         lines.append(_nothing_decoded(summary))
     for source, translation in pairs:

@@ -9,6 +9,7 @@ from hymt_batch import manifest
 from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.pretty_json import Items
 from hymt_batch.records import SkippedFile
+from hymt_batch.write import update_counts
 from hymt_batch.write.totals import Totals
 
 
@@ -16,7 +17,7 @@ def build(job: JobRecord, records: Sequence[JsonDict], skipped: Sequence[Skipped
     """Build `manifest.json`; equal jobs give equal bytes, because it has no timestamps.
 
     Args:
-        job: The job; only its identity, its output settings and its list of formats are used.
+        job: The job; only its identity, its output settings, its list of formats and its last update are used.
         records: One record per file, as written by `write/published_file.py`, in the order of the inputs.
         skipped: Files that were found beside the inputs and are not read.
     """
@@ -43,6 +44,7 @@ def build(job: JobRecord, records: Sequence[JsonDict], skipped: Sequence[Skipped
         "review": list(_lists(records, "review")),
         "texts": totals.texts if totals.has_texts else None,
         "tries": totals.tries,
+        "update": asdict(update_counts.count(job.changes, records)) if job.changes is not None else None,
     }
     value |= {name: item for name, item in optional.items() if item or item == 0}
     return manifest.seal(value)

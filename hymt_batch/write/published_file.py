@@ -131,6 +131,7 @@ def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:
         "flags": tally.flags,
         "tokens": tally.tokens,
         **({"tries": tally.tries} if tally.tries else {}),
+        **({"origins": tally.origins} if tally.origins else {}),
         "degraded": tally.degraded,
         "environments": tally.environments,
     }

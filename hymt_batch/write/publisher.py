@@ -23,6 +23,7 @@ from hymt_batch.records import Input, Shard, ShardRecord, SkippedFile, plural
 from hymt_batch.storage_error import wrap_os_errors
 from hymt_batch.write import cleanup, file_record, manifest_contents, published_file, set_aside
 from hymt_batch.write.changed_inputs import describe_change
+from hymt_batch.write.closed_rows import ClosedRows
 from hymt_batch.write.input_changes import hash_input, input_changed_error
 from hymt_batch.write.kept_records import FileRecords, KeptRecord, RecordPool
 from hymt_batch.write.part_reader import PartReader
@@ -95,12 +96,15 @@ class Publisher:
     def unpublished_inputs(self) -> list[Input]:
         return [input for input in self._inputs if input.file_id not in self.published]
 
-    def load_published(self, *, redo: bool, is_new: bool = False) -> None:
+    def load_published(
+        self, *, redo: bool, is_new: bool = False, hash_of: Callable[[Input], JsonDict] = hash_input
+    ) -> None:
         """Find the files that are published and intact, and whose inputs did not change.
 
         Args:
             redo: Decode the rows of changed inputs again.
             is_new: This run created the job: no file is published, unless another run has taken over and finished.
+            hash_of: Returns size and sha256 of an input.
 
         Raises:
             InputChangedError: An input changed since it was decoded, and `redo` is false.
@@ -111,13 +115,17 @@ class Publisher:
         path = self._folder / "manifest.json"
         if is_new and stat_or_none(self._fs, path) is None:
             return
+        closed = ClosedRows(self._fs, self._folder)
         for input in self._inputs:
             record = file_record.read_record(self._fs, self._folder, input)
+            if record is None and (earlier := closed.record(input)) is not None:
+                self._own_sha256s[earlier["out_rel"]] = file_record.output_sha256(earlier)
+                continue
             if record is None or record["identity"] != self._identity_sha256:
                 if (recorded := recorded_sha256s.get(input.out_rel)) is not None:
                     self._own_sha256s[input.out_rel] = recorded
                 continue
-            is_unchanged = hash_input(input) == record["input"]
+            is_unchanged = hash_of(input) == record["input"]
             if (
                 not is_unchanged
                 and not redo

@@ -18,6 +18,7 @@ class Tally:
         self.flags: dict[str, int] = {}
         self.tokens = {"source": 0, "new": 0}
         self.tries: dict[str, int] = {}
+        self.origins: dict[str, int] = {}  # identity under which known rows were decoded; see records.Row
         self.degraded: dict[str, int] = {}
         self.environments: list[JsonDict] = []  # the distinct ones
 
@@ -35,6 +36,8 @@ class Tally:
         for row in rows.contents.rows:
             for step, count in row.tries:
                 _count(self.tries, step, count)
+            if row.origin:
+                _count(self.origins, row.origin)
 
     def move(self, earlier: Status, status: Status) -> None:
         """Count a row by another status."""

@@ -1,0 +1,151 @@
+"""Update a job whose inputs changed: record what changed, close the generations of changed files, tell the counts.
+
+`on_input_change=update` decodes new files, and of changed files the rows that their earlier version does not have. The
+order of the steps decides what a killed run leaves: what changes is recorded in `job.json` first, then the manifest is
+removed, then files that are gone are retired, then the generations of changed files are closed. Call it under the
+lease. Explained in docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from hymt_batch import manifest
+from hymt_batch.errors import InputChangedError
+from hymt_batch.fs import hash_file, remove, stat_or_none
+from hymt_batch.fs_protocol import Fs
+from hymt_batch.manifest import FileChanges, JobRecord, JsonDict
+from hymt_batch.records import Input
+from hymt_batch.write import closed_rows, file_record
+from hymt_batch.write.input_changes import hash_input
+from hymt_batch.write.ownership import RequestedJob
+from hymt_batch.write.record_store import RecordStore
+from hymt_batch.write.state_file import StateFileDamagedError
+
+log = logging.getLogger(__name__)
+
+NO_ROWS_FIX = (
+    "Set on_input_change=redo once to translate the changed files again; keep write.keep_rows=true, and later updates "
+    "find their rows."
+)
+
+
+class InputUpdate:
+    """The update of one run; does nothing unless the run asks for it."""
+
+    def __init__(self, fs: Fs, folder: Path, requested: RequestedJob, check_lease: Callable[[], None]) -> None:
+        self._fs, self._folder, self._check_lease = fs, folder, check_lease
+        self._inputs, self._is_on = requested.job.inputs, requested.on_input_change == "update"
+        self._hashes: dict[str, JsonDict] = {}  # by file id
+        self._changed: list[Input] = []
+        self.changes: FileChanges | None = FileChanges() if self._is_on else None
+
+    def hash_of(self, input: Input) -> JsonDict:
+        """Return size and sha256 of an input, which is read once for it."""
+        if not self._is_on:
+            return hash_input(input)
+        if input.file_id not in self._hashes:
+            self._hashes[input.file_id] = hash_input(input)
+        return self._hashes[input.file_id]
+
+    def begin(self, job: JobRecord) -> JobRecord:
+        """Find what changed, and record it before anything is removed; see `record_changes`."""
+        if not self._is_on:
+            return job
+        self._changed = [input for input in self._inputs if self._is_changed(job, input)]
+        is_finished = stat_or_none(self._fs, self._folder / "manifest.json") is not None
+        updated = record_changes(self._fs, self._folder, job, self._inputs, self._changed)
+        if updated is not job or not is_finished:
+            self.changes = updated.changes or FileChanges()
+        return updated
+
+    def _is_changed(self, job: JobRecord, input: Input) -> bool:
+        """Return whether a file is published, and its input has other bytes now."""
+        record = file_record.read_record(self._fs, self._folder, input)
+        is_ours = record is not None and record["identity"] == job.identity_sha256
+        return record is not None and is_ours and record["input"] != self.hash_of(input)
+
+    def close_changed(self) -> None:
+        """Close the generations of the changed files that `begin` found."""
+        if self._changed:
+            closed_rows.close(self._fs, self._folder, self._changed, self._check_lease)
+
+
+def record_changes(
+    fs: Fs, folder: Path, job: JobRecord, inputs: Sequence[Input], changed: Sequence[Input]
+) -> JobRecord:
+    """Record in `job.json` which inputs differ from those of the published files, and remove the manifest.
+
+    An update that was not finished goes on: its changes are kept.
+
+    Args:
+        fs: The file system.
+        folder: The output folder.
+        job: Its job.
+        inputs: The inputs of this run.
+        changed: Those of them that are published and changed.
+
+    Returns:
+        The job as it is recorded now; unchanged if no input differs.
+
+    Raises:
+        InputChangedError: The rows of a changed file were not kept. Nothing was changed.
+    """
+    wanted, known = {input.rel for input in inputs}, {input.rel for input in job.inputs}
+    new = [input.rel for input in inputs if input.rel not in known]
+    gone = [input.rel for input in job.inputs if input.rel not in wanted]
+    if not (new or gone or changed):
+        return job
+    for input in changed:
+        if reason := _reason_against_update(fs, folder, job, input):
+            raise InputChangedError(
+                f"on_input_change=update cannot update {input.rel}, which changed: {reason}", fix=NO_ROWS_FIX
+            )
+    after = _manifest_sha256(fs, folder)
+    earlier = job.changes if job.changes is not None and after in ("", job.changes.after) else FileChanges(after=after)
+    changes = FileChanges(
+        after=earlier.after,
+        new=_merged(earlier.new, new, gone),
+        changed=_merged(earlier.changed, [input.rel for input in changed], gone),
+        retired=_merged(earlier.retired, [rel for rel in gone if rel not in earlier.new], new),
+    )
+    if changes != job.changes:
+        job = replace(job, changes=changes)
+        manifest.replace_job(fs, folder, job)
+    remove(fs, folder / "manifest.json")
+    fs.fsync_dir(folder)
+    log.info("update folder=%s new=%d changed=%d retired=%d", folder.name, len(new), len(changed), len(gone))
+    return job
+
+
+def _merged(earlier: Sequence[str], now: Sequence[str], without: Sequence[str]) -> tuple[str, ...]:
+    left_out = frozenset(without)
+    return tuple(sorted({*(rel for rel in earlier if rel not in left_out), *now}))
+
+
+def _manifest_sha256(fs: Fs, folder: Path) -> str:
+    """Return the sha256 of the manifest, by which a finished job is recognised; "" if there is none."""
+    path = folder / "manifest.json"
+    return "" if stat_or_none(fs, path) is None else hash_file(fs, path)[1]
+
+
+def _reason_against_update(fs: Fs, folder: Path, job: JobRecord, input: Input) -> str:
+    """Return why nothing is known of the rows of a published file; "" if something is."""
+    record = file_record.read_record(fs, folder, input)
+    records = RecordStore(fs, folder, job.identity_sha256)
+    shards = [shard for shard in file_record.shard_table_of(record) if shard.num_rows] if record else []
+    found = [shard for shard in shards if stat_or_none(fs, records.path(input.file_id, shard.index)) is not None]
+    if shards and not found:
+        return "its rows were not kept (write.keep_rows=false)"
+    for shard in found[:1]:
+        try:
+            loaded = records.read(input.file_id, shard.index)
+        except StateFileDamagedError:
+            continue  # its rows are decoded again
+        rows = loaded[1].rows if loaded else []
+        if any(row.num_source_tokens and not row.key for row in rows):
+            return "an earlier version of hymt-batch translated it, and did not record what it sent"
+    return ""
