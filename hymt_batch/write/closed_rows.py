@@ -12,9 +12,10 @@ import contextlib
 import logging
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from hymt_batch import manifest
 from hymt_batch.fs import stat_or_none
@@ -37,6 +38,13 @@ ORIGIN_DIGITS = 16
 
 MAX_LOADED = 4
 """Most row records of a closed generation that are kept in memory."""
+
+
+class RowKey(NamedTuple):
+    """By what a row is recognised."""
+
+    sent: bytes  # see `sent_key`
+    digest: bytes  # of its source; for rows of versions that did not record what they sent; b"" if it says too little
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +75,8 @@ class ClosedRows:
         """Return the record of the earlier version of a file; None if no generation of the file is closed."""
         return read_record(self._fs, self._folder, input) if self._has_closed_files() else None
 
-    def find(self, input: Input, keys: Mapping[int, bytes]) -> KnownRows:
-        """Return the rows that are known of a shard.
-
-        Args:
-            input: The file.
-            keys: Index of a document -> its key; see `sent_key`.
-        """
+    def find(self, input: Input, keys: Mapping[int, RowKey]) -> KnownRows:
+        """Return the rows that are known of a shard; `keys` maps the index of a document to its key."""
         closed = self._open(input) if keys and self._has_closed_files() else None
         if closed is None:
             return NOTHING_KNOWN
@@ -118,22 +121,27 @@ class _ClosedFile:
         for shard in self._shards:
             contents = self._load(shard.index)
             for offset, row in enumerate(contents.rows if contents else ()):
-                if row.key and row.status not in TRIED_AGAIN:
-                    keys.append(_prefix(row.key))
+                if row.num_source_tokens and row.status not in TRIED_AGAIN:
+                    keys.append(_prefix(row.key or row.digest))
                     places.append(shard.index << 32 | offset)
         order = sorted(range(len(keys)), key=keys.__getitem__)
         return array("Q", map(keys.__getitem__, order)), array("Q", map(places.__getitem__, order))
 
-    def find(self, keys: Mapping[int, bytes]) -> KnownRows:
+    def _candidates(self, value: bytes) -> Iterator[tuple[int, int]]:
+        """Yield shard and offset of each row whose key may be this one."""
+        prefix = _prefix(value)
+        at = bisect_left(self._keys, prefix)
+        while at < len(self._keys) and self._keys[at] == prefix:
+            yield divmod(self._places[at], 1 << 32)
+            at += 1
+
+    def find(self, keys: Mapping[int, RowKey]) -> KnownRows:
         """See `ClosedRows.find`."""
-        wanted: dict[int, list[tuple[int, int, bytes]]] = {}  # shard -> offset, document and key of possible rows
+        wanted: dict[int, list[tuple[int, int]]] = {}  # shard -> offset of a row, and the document that it may be
         for index, key in keys.items():
-            prefix = _prefix(key)
-            at = bisect_left(self._keys, prefix)
-            while at < len(self._keys) and self._keys[at] == prefix:
-                shard_index, offset = divmod(self._places[at], 1 << 32)
-                wanted.setdefault(shard_index, []).append((offset, index, key))
-                at += 1
+            for value in filter(None, key):
+                for shard_index, offset in self._candidates(value):
+                    wanted.setdefault(shard_index, []).append((offset, index))
         rows: dict[int, Row] = {}
         environments: dict[bytes, JsonDict] = {}
         degraded: dict[str, None] = {}
@@ -142,10 +150,11 @@ class _ClosedFile:
             if contents is None:
                 continue
             is_used = False
-            for offset, index, key in wanted[shard_index]:
-                row = contents.rows[offset]
-                if index not in rows and row.key == key:
-                    rows[index], is_used = replace(row, origin=row.origin or self._identity[:ORIGIN_DIGITS]), True
+            for offset, index in wanted[shard_index]:
+                row, key = contents.rows[offset], keys[index]
+                if index not in rows and (row.key == key.sent if row.key else row.digest == key.digest):
+                    origin = row.origin or self._identity[:ORIGIN_DIGITS]
+                    rows[index], is_used = replace(row, key=key.sent, origin=origin), True
             for part in contents.parts if is_used else ():
                 for environment in (part.environment, *part.other_environments):
                     environments.setdefault(manifest.canonical_json(environment), environment)

@@ -12,7 +12,7 @@ from hymt_batch.records import Input, Part, Prompt, Row, Shard, ShardRecord, Tra
 from hymt_batch.sent_key import keys_of
 from hymt_batch.write import identity_versions, output_settings, published_file
 from hymt_batch.write.attempts import AttemptMarkers
-from hymt_batch.write.closed_rows import NOTHING_KNOWN, ClosedRows, KnownRows
+from hymt_batch.write.closed_rows import NOTHING_KNOWN, ClosedRows, KnownRows, RowKey
 from hymt_batch.write.input_changes import hash_input
 from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.part_store import PartStore
@@ -120,7 +120,10 @@ class JobOutput:
         """
         if not self._closed_rows.has_file(shard.input):
             return NOTHING_KNOWN
-        return self._closed_rows.find(shard.input, keys_of(shard.documents, prompts))
+        documents, sent = shard.documents, keys_of(shard.documents, prompts)
+        # several texts of a row have the digest of the row
+        digests = {index: b"" if documents[index].field is not None else documents[index].digest for index in sent}
+        return self._closed_rows.find(shard.input, {index: RowKey(sent[index], digests[index]) for index in sent})
 
     def commit_known(self, part: Part, rows: Sequence[Row], known: KnownRows) -> None:
         """Commit a part whose rows were not decoded: some are known, and the others were not sent.

@@ -23,7 +23,6 @@ from hymt_batch.write import closed_rows, file_record
 from hymt_batch.write.input_changes import hash_input
 from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.record_store import RecordStore
-from hymt_batch.write.state_file import StateFileDamagedError
 
 log = logging.getLogger(__name__)
 
@@ -138,14 +137,4 @@ def _reason_against_update(fs: Fs, folder: Path, job: JobRecord, input: Input) -
     records = RecordStore(fs, folder, job.identity_sha256)
     shards = [shard for shard in file_record.shard_table_of(record) if shard.num_rows] if record else []
     found = [shard for shard in shards if stat_or_none(fs, records.path(input.file_id, shard.index)) is not None]
-    if shards and not found:
-        return "its rows were not kept (write.keep_rows=false)"
-    for shard in found[:1]:
-        try:
-            loaded = records.read(input.file_id, shard.index)
-        except StateFileDamagedError:
-            continue  # its rows are decoded again
-        rows = loaded[1].rows if loaded else []
-        if any(row.num_source_tokens and not row.key for row in rows):
-            return "an earlier version of hymt-batch translated it, and did not record what it sent"
-    return ""
+    return "its rows were not kept (write.keep_rows=false)" if shards and not found else ""
