@@ -140,6 +140,8 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "write.fuzzy": "true",
     "write.wrap_cues": "false",
     "write.keep_rows": "false",
+    "write.retire": "all",
+    "write.keep_retired_days": "7",
     "write.min_free": "1GiB",
     "launch.grace_s": "3",
     "launch.lease_ttl_s": "300",

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hymt_batch.decode.request import Completion, Request
 from hymt_batch.errors import ConfigError, InputChangedError
 from hymt_batch.fs import OS_FS, OsFs
 from hymt_batch.run.reporter import Reporter, render_summary
+from hymt_batch.write import retired as retired_files
 from hymt_batch.write.output import Output
 from hymt_batch.write.part_store import PartStore
 from hymt_batch.write.publisher import Publisher
@@ -433,3 +435,41 @@ def test_an_edited_output_of_a_changed_file_is_set_aside(night: Nights) -> None:
     night.write(a="one\ntwo\nthree\n")
     night()
     assert len(list((night.job_folder() / "set_aside").rglob("a.txt*"))) == 1  # its own file is no user's
+
+
+def retired(night: Nights) -> dict[str, bytes]:
+    root = night.job_folder() / "retired"
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_the_outputs_of_removed_inputs_are_kept_and_those_of_changed_ones_on_request(
+    night: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retired_files, "today", lambda: date(2026, 11, 1))
+    (night.source / "sub").mkdir()
+    (night.source / "sub" / "b.txt").write_text("gone\n")
+    night.write(a="one\n")
+    night()
+    first = night.published()
+    (night.source / "sub" / "b.txt").unlink()
+    night.write(a="one\ntwo\n")
+    night()
+    assert retired(night) == {"2026-11-01/sub/b.txt": first["sub/b.txt"]}
+    second = night.published()
+    night.write(a="one\ntwo\nthree\n")
+    night("n", "write.retire=all")
+    third = night.published()
+    assert retired(night)["2026-11-01/a.txt"] == second["a.txt"]
+    night.write(a="four\n")
+    night("n", "write.retire=all")  # on the same day
+    assert {third["a.txt"], second["a.txt"]} <= set(retired(night).values())
+    monkeypatch.setattr(retired_files, "today", lambda: date(2026, 11, 9))
+    night.write(a="five\n")
+    night("n", "write.retire=all", "write.keep_retired_days=7")
+    assert [name.split("/")[0] for name in retired(night)] == ["2026-11-09"]
+    night.write(b="six\n")
+    (night.source / "a.txt").unlink()
+    night("n", "write.retire=none")
+    assert len(retired(night)) == 1
+    assert set(night.published()) == {"b.txt"}
+    assert night.verified() == 0

@@ -225,10 +225,10 @@ class _ConsoleHandler(logging.Handler):
 
 def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
     """Return the summary of a finished job: what was written, where, how fast; and the (source, translation) pairs."""
-    folder = summary.folder
+    folder, seconds = summary.folder, summary.seconds
     texts = f" with {plural(summary.texts, 'text')}" if summary.texts != summary.rows else ""
-    head = f"{plural(summary.rows, 'row')}{texts} in {describe_files(summary.files, summary.formats)}"
-    lines = [f"{head} → {folder / 'translated'}"]
+    rows = f"{plural(summary.rows, 'row')}{texts}"
+    lines = [f"{rows} in {describe_files(summary.files, summary.formats)} → {folder / 'translated'}"]
     for status, count in sorted(summary.counts.items()):
         if status != Status.OK:
             lines.append(f"  {count:,} {status}")
@@ -239,8 +239,7 @@ def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
         lines += [f"    {escape_line(file.why)}" for file in summary.failed[:MAX_FAILED_FILES]]
         if (more := len(summary.failed) - MAX_FAILED_FILES) > 0:
             lines.append(f"    and {more:,} more, listed in {folder / 'manifest.json'}")
-    flags = ", ".join(f"{name} {count:,}" for name, count in sorted(summary.flags.items()))
-    if flags:
+    if flags := ", ".join(f"{name} {count:,}" for name, count in sorted(summary.flags.items())):
         lines.append(f"  flags: {flags}" + (f", listed in {folder / 'review'}" if summary.reviews else ""))
     if summary.tries:
         tries = ", ".join(f"{step} {count:,}" for step, count in summary.tries.items())
@@ -253,11 +252,9 @@ def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
     lines += summary.update_lines
     if summary.num_rows_decoded:
         noun = "text" if texts else "row"
-        speed = f"{summary.num_rows_decoded / summary.seconds:,.1f} {noun}s"
+        speed = f"{summary.num_rows_decoded / seconds:,.1f} {noun}s"
         earlier = f", {summary.num_rows_kept:,} from earlier runs" if summary.num_rows_kept else ""
-        lines.append(
-            f"  {plural(summary.num_rows_decoded, noun)} in {format_duration(summary.seconds)} ({speed}/s){earlier}"
-        )
+        lines.append(f"  {plural(summary.num_rows_decoded, noun)} in {format_duration(seconds)} ({speed}/s){earlier}")
     else:
         lines.append(_nothing_decoded(summary))
     for source, translation in pairs:

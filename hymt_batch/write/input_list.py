@@ -6,6 +6,7 @@ Independent of what a run does about rows that changed. Call it under the lease.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from hymt_batch.write.cleanup import discard_inputs
 log = logging.getLogger(__name__)
 
 
-def take_inputs(fs: Fs, folder: Path, job: JobRecord, requested: JobRecord, mode: str) -> JobRecord:
+def take_inputs(
+    fs: Fs, folder: Path, job: JobRecord, requested: JobRecord, keep: Callable[[str], None] | None
+) -> JobRecord:
     """Give the job of a folder the requested inputs, and return it; what was made of others is removed.
 
     Args:
@@ -28,7 +31,7 @@ def take_inputs(fs: Fs, folder: Path, job: JobRecord, requested: JobRecord, mode
         folder: The output folder.
         job: Its job.
         requested: The job of this run.
-        mode: The value of on_input_change, for messages.
+        keep: Keeps an output, given by its path below translated/, before it is removed; None to keep none.
     """
     requested_inputs = {input.rel: input for input in requested.inputs}
     removed = [
@@ -40,7 +43,13 @@ def take_inputs(fs: Fs, folder: Path, job: JobRecord, requested: JobRecord, mode
     paths = (manifest.translated_path(folder, input.out_rel) for input in removed)
     if lost := [path.relative_to(folder).as_posix() for path in paths if stat_or_none(fs, path)]:
         names = ", ".join(lost[:20]) + (f" and {len(lost) - 20} more" if len(lost) > 20 else "")
-        log.warning("%s folder=%s removes outputs whose inputs were removed or changed: %s", mode, folder.name, names)
+        if keep is None:
+            log.warning("redo folder=%s removes outputs whose inputs were removed or changed: %s", folder.name, names)
+        else:
+            log.info("update folder=%s retires outputs whose inputs were removed or changed: %s", folder.name, names)
+    if keep is not None:
+        for input in removed:
+            keep(input.out_rel)
     paths_in_use = frozenset(input.out_rel for input in requested.inputs)
     discard_inputs(fs, folder, removed, job.replaced_paths, paths_in_use)
     changed = {input.rel for input in removed}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from hymt_batch.write import (
     manifest_only,
     ownership,
     path_check,
+    retired,
     run_progress,
     shard_plan,
     stop_reason,
@@ -112,20 +113,8 @@ class Output(JobOutput):
                 _tidy(fs, folder, requested, tasks, lease_times)
             stop_reason.clear(fs, folder)
             check_storage(fs, folder)
-            update = InputUpdate(fs, folder, requested, held_lease.check if held_lease else _no_lease)
-            job = ownership.create_or_open_job(
-                fs,
-                folder,
-                requested,
-                lambda job: _check_change(fs, folder, job, requested, access, config),
-                update.begin,
-            )
-            if requested.accepts_changes:
-                job = _separate_changed_files(fs, folder, job, requested.job.inputs, access)
-                update.close_changed()
-            output = cls(
-                OpenedFolder(folder, job, requested, access, config, fs, update.hash_of, update.changes), held_lease
-            )
+            check_lease = held_lease.check if held_lease else _no_lease
+            output = cls(_open_job(fs, folder, requested, access, config, check_lease), held_lease)
             output._load_committed()
             output._report_environment(requested.job.environment)
             return output
@@ -287,6 +276,8 @@ class Output(JobOutput):
         stop_reason.clear(self._fs, self.folder)
         claim.clear(self._fs, self.folder)  # of tasks that came late: all that they work on is published
         closed_rows.discard(self._fs, self.folder)
+        if self._changes is not None:
+            retired.remove_old(self._fs, self.folder, self._config.keep_retired_days)
         for input in self._inputs:  # last, because nothing needs the parts from here on
             if self._config.keep_rows and not self._store.can_have_parts(input):
                 continue
@@ -327,6 +318,30 @@ def _tidy(fs: Fs, folder: Path, requested: RequestedJob, tasks: TaskRule, lease_
         cleanup.remove_leftovers(fs, folder, requested.job.inputs)
     if requested.overwrite or requested.accepts_changes:
         shard_plan.discard(fs, folder)  # first, so that no task begins by it
+
+
+def _open_job(
+    fs: Fs,
+    folder: Path,
+    requested: RequestedJob,
+    access: InputAccess,
+    config: WriteConfig,
+    check_lease: Callable[[], None],
+) -> OpenedFolder:
+    """Create or open the job of a folder, with the inputs and output settings of this run; the lease is held."""
+    update = InputUpdate(fs, folder, requested, config, check_lease)
+    job = ownership.create_or_open_job(
+        fs,
+        folder,
+        requested,
+        lambda job: _check_change(fs, folder, job, requested, access, config),
+        update.begin,
+        update.keep_removed,
+    )
+    if requested.accepts_changes:
+        job = _separate_changed_files(fs, folder, job, requested.job.inputs, access)
+        update.close_changed()
+    return OpenedFolder(folder, job, requested, access, config, fs, update.hash_of, update.changes)
 
 
 def _check_change(

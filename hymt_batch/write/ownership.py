@@ -251,12 +251,14 @@ def create_or_open_job(
     requested: RequestedJob,
     check_change: Callable[[JobRecord], None],
     begin_update: Callable[[JobRecord], JobRecord],
+    keep_removed: Callable[[str], None] | None,
 ) -> JobRecord:
     """Create the folder's `job.json`, or open it if it exists; with `overwrite`, wipe the folder first.
 
     If only the output settings differ, the job takes the requested ones; its files are then assembled again.
     `check_change` is called before that; it raises if the files of the job could not be assembled again. `begin_update`
     is called before anything changes; it records what is about to change, and returns the job as it is then.
+    `keep_removed` is called with each output that is removed, because its input is gone; None to keep none.
 
     Called under the lease.
 
@@ -287,4 +289,4 @@ def create_or_open_job(
             job = output_settings.change(fs, folder, job, requested.job)
         if problem is None:
             return job
-        return input_list.take_inputs(fs, folder, job, requested.job, requested.on_input_change)
+        return input_list.take_inputs(fs, folder, job, requested.job, keep_removed)

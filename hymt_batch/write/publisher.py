@@ -21,7 +21,7 @@ from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import Input, Shard, ShardRecord, SkippedFile, plural
 from hymt_batch.storage_error import wrap_os_errors
-from hymt_batch.write import cleanup, file_record, manifest_contents, published_file, set_aside
+from hymt_batch.write import cleanup, file_record, manifest_contents, published_file, retired, set_aside
 from hymt_batch.write.changed_inputs import describe_change
 from hymt_batch.write.closed_rows import ClosedRows
 from hymt_batch.write.input_changes import hash_input, input_changed_error
@@ -30,7 +30,7 @@ from hymt_batch.write.part_reader import PartReader
 from hymt_batch.write.part_store import PartStore
 from hymt_batch.write.published_file import Assembly, InputAccess
 from hymt_batch.write.row_record import ShardRows
-from hymt_batch.write.settings import WriteConfig
+from hymt_batch.write.settings import Retire, WriteConfig
 from hymt_batch.write.shard_table import ShardTable
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,7 @@ class Publisher:
         self._outdated: dict[str, str] = {}  # file id -> `out_rel` of a file with earlier output settings
         self._complete_shards: dict[str, ShardTable] = {}  # file id -> the shards of a file that have a row record
         self._own_sha256s: dict[str, str] = {}  # `out_rel` -> sha256 of a file that this job will replace
+        self._to_retire: dict[str, str] = {}  # file id -> `out_rel` of an earlier version that is kept in retired/
         self._listed_skipped: tuple[SkippedFile, ...] = ()  # in the manifest
         self._has_manifest = self._redo = False
         self._has_lists = True  # an earlier run may have left lists of rows
@@ -120,6 +121,8 @@ class Publisher:
             record = file_record.read_record(self._fs, self._folder, input)
             if record is None and (earlier := closed.record(input)) is not None:
                 self._own_sha256s[earlier["out_rel"]] = file_record.output_sha256(earlier)
+                if self._config.retire is Retire.all:
+                    self._to_retire[input.file_id] = earlier["out_rel"]
                 continue
             if record is None or record["identity"] != self._identity_sha256:
                 if (recorded := recorded_sha256s.get(input.out_rel)) is not None:
@@ -257,6 +260,8 @@ class Publisher:
         return loaded
 
     def _preserve_foreign(self, input: Input, sha256: str) -> bool:
+        if (earlier := self._to_retire.pop(input.file_id, None)) is not None:
+            retired.keep(self._fs, self._folder, earlier, self._folders.ensure)
         ours = (sha256, self._own_sha256s.pop(input.out_rel, None))
         return set_aside.preserve_foreign(self._fs, self._folder, input.out_rel, ours, self._folders.ensure)
 

@@ -19,10 +19,12 @@ from hymt_batch.fs import hash_file, remove, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import FileChanges, JobRecord, JsonDict
 from hymt_batch.records import Input
-from hymt_batch.write import closed_rows, file_record
+from hymt_batch.write import closed_rows, file_record, retired
 from hymt_batch.write.input_changes import hash_input
 from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.record_store import RecordStore
+from hymt_batch.write.settings import Retire, WriteConfig
+from hymt_batch.write.storage import DurableFolders
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +37,10 @@ NO_ROWS_FIX = (
 class InputUpdate:
     """The update of one run; does nothing unless the run asks for it."""
 
-    def __init__(self, fs: Fs, folder: Path, requested: RequestedJob, check_lease: Callable[[], None]) -> None:
-        self._fs, self._folder, self._check_lease = fs, folder, check_lease
+    def __init__(
+        self, fs: Fs, folder: Path, requested: RequestedJob, config: WriteConfig, check_lease: Callable[[], None]
+    ) -> None:
+        self._fs, self._folder, self._config, self._check_lease = fs, folder, config, check_lease
         self._inputs, self._is_on = requested.job.inputs, requested.on_input_change == "update"
         self._hashes: dict[str, JsonDict] = {}  # by file id
         self._changed: list[Input] = []
@@ -66,6 +70,15 @@ class InputUpdate:
         record = file_record.read_record(self._fs, self._folder, input)
         is_ours = record is not None and record["identity"] == job.identity_sha256
         return record is not None and is_ours and record["input"] != self.hash_of(input)
+
+    @property
+    def keep_removed(self) -> Callable[[str], None] | None:
+        """Keeps an output in retired/ before it is removed; None for a run that is no update."""
+        return self._keep_removed if self._is_on else None
+
+    def _keep_removed(self, out_rel: str) -> None:
+        if self._config.retire is not Retire.none:
+            retired.keep(self._fs, self._folder, out_rel, DurableFolders(self._fs, self._folder).ensure)
 
     def close_changed(self) -> None:
         """Close the generations of the changed files that `begin` found."""
