@@ -65,7 +65,7 @@ def assemble_rows(
                 len(of_row) == 1 and of_row[0].finish_reason == "stop" and not (of_row[0].flags or of_row[0].tries)
             )
             assemble = _assemble_plain_row if is_plain else _assemble_row
-            key = sent_key(document, prompts[original], own_segments)
+            key = sent_key(document, prompts[original], own_segments) if original in prompts else b""
             rows.append(assemble(document, of_row, own_segments, join, key, is_copy=original != index))
         else:
             rows.append(Row(document.row_index, document.digest, Status.OK, "", ("blank",), attempts=0))
