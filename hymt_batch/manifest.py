@@ -276,6 +276,7 @@ class JobRecord:
     formats: tuple[str, ...] = ()  # formats that were looked for without source.format; () if none were recorded
     units: tuple[str, ...] = ()  # first file (`Input.rel`) of each unit; () if each file is decoded by itself
     changes: FileChanges | None = None  # of the last update; None if there was none
+    earlier: tuple[JsonDict, ...] = ()  # identities that the job had before it took other settings (on_mismatch=keep)
 
     @property
     def identity_sha256(self) -> str:
@@ -325,6 +326,8 @@ def _encode_job(job: JobRecord) -> bytes:
         value["replaced"] = {"output_settings": list(job.replaced_settings), "paths": dict(job.replaced_paths)}
     if job.changes is not None:
         value["changes"] = asdict(job.changes)
+    if job.earlier:
+        value["earlier"] = list(job.earlier)
     return seal(value)
 
 
@@ -351,6 +354,7 @@ def read_job(fs: Fs, folder: Path) -> JobRecord:
             tuple(map(str, value.get("formats", ()))),
             tuple(map(str, value.get("units", ()))),
             changes=_read_changes(value["changes"]) if "changes" in value else None,
+            earlier=tuple(dict(identity) for identity in value.get("earlier", ())),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise StateDamagedError("it lacks fields that every job has") from None

@@ -34,6 +34,7 @@ class OnMismatch(Enum):
     """What to do if the folder's job was started with other settings."""
 
     refuse = "refuse"
+    keep = "keep"
     fork = "fork"
 
 

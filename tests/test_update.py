@@ -15,7 +15,7 @@ import pytest
 from hymt_batch import config, manifest
 from hymt_batch.check import assemble
 from hymt_batch.decode.request import Completion, Request
-from hymt_batch.errors import ConfigError, InputChangedError
+from hymt_batch.errors import ConfigError, IdentityError, InputChangedError
 from hymt_batch.fs import OS_FS, OsFs
 from hymt_batch.run.reporter import Reporter, render_summary
 from hymt_batch.write import retired as retired_files
@@ -473,3 +473,54 @@ def test_the_outputs_of_removed_inputs_are_kept_and_those_of_changed_ones_on_req
     assert len(retired(night)) == 1
     assert set(night.published()) == {"b.txt"}
     assert night.verified() == 0
+
+
+def test_a_job_goes_on_with_another_model_and_keeps_what_is_translated(night: Nights) -> None:
+    night.write(a=text_of(rows(5)), b="b\nfails\n")
+    night.failing = {"fails"}
+    night()
+    before = night.published()
+    night.failing = set()
+    old = str(night.manifest()["identity_sha256"])
+    night.write(a=text_of([*rows(5), "new"]))
+    other = ("seed=7",)  # another identity, as a new revision of the model is
+    with pytest.raises(IdentityError, match=r"(?s)seed: 0 -> 7.*on_mismatch=keep"):
+        night("n", *other)
+    with pytest.raises(ConfigError, match=r"on_mismatch=keep.*on_input_change"):
+        night("n", *other, "on_mismatch=keep", "on_input_change=redo")
+    assert night.published() == before
+    summary = night("n", *other, "on_mismatch=keep")
+    assert sorted(night.decoded) == ["fails", "new"]
+    assert night.published()["a.txt"].startswith(before["a.txt"])
+    assert summary.update is not None
+    assert (summary.update.changed_files, summary.update.unchanged_files) == (1, 1)
+    recorded = night.manifest()
+    assert recorded["origins"] == {old[:16]: 6}
+    assert [manifest.digest(identity) for identity in recorded["earlier_identities"]] == [old]
+    assert recorded["identity"]["decode"]["seed"] == 7
+    assert night.verified() == 0
+    night("n", *other)
+    assert night.decoded == []
+
+
+def test_going_on_with_another_model_survives_a_stop(night: Nights) -> None:
+    night.write(a=text_of(rows(25)), b=text_of(rows(3, "b")))
+    night()
+    before = night.published()
+    night.write(a=text_of([*rows(25), "new"]))
+    for owner, method, number in ((PartStore, "commit", 2), (Publisher, "_publish", 2), (Output, "finalize", 1)):
+        assert night.stop(owner, method, number, "seed=7", "on_mismatch=keep")
+    with pytest.raises(IdentityError):
+        night()  # with the earlier model
+    night("n", "seed=7")
+    assert night.decoded == []
+    assert night.published()["b.txt"] == before["b.txt"]
+    assert night.published()["a.txt"].startswith(before["a.txt"])
+    assert night.verified() == 0
+
+
+def test_a_job_that_is_not_finished_takes_no_other_model(night: Nights) -> None:
+    night.write(a=text_of(rows(25)))
+    assert night.stop(PartStore, "commit", 2)
+    with pytest.raises(IdentityError, match="it is not finished"):
+        night("n", "seed=7", "on_mismatch=keep")

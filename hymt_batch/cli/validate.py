@@ -94,6 +94,12 @@ def _check_folder_settings(job: TranslateJob | PlanJob | DoctorJob) -> None:
             why="it takes the rows that did not change from those that were kept",
             fix="Drop write.keep_rows=false, or set on_input_change=redo to translate changed files as a whole.",
         )
+    if job.on_mismatch.value == "keep" and job.on_input_change.value != "update":
+        raise ConfigError(
+            f"on_mismatch=keep does not go with on_input_change={job.on_input_change.value}",
+            why="only an update takes the rows that are translated over into a job with other settings",
+            fix="Add on_input_change=update, or set on_mismatch=fork for a second folder.",
+        )
     shard = getattr(job, "shard", None)
     if shard is None or not shard.is_task:
         return

@@ -44,6 +44,8 @@ def build(job: JobRecord, records: Sequence[JsonDict], skipped: Sequence[Skipped
         "review": list(_lists(records, "review")),
         "texts": totals.texts if totals.has_texts else None,
         "tries": totals.tries,
+        "earlier_identities": list(job.earlier),
+        "origins": manifest.sum_counts(r.get("origins", {}) for r in records) if job.earlier else {},
         "update": asdict(update_counts.count(job.changes, records)) if job.changes is not None else None,
     }
     value |= {name: item for name, item in optional.items() if item or item == 0}

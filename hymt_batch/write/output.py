@@ -340,7 +340,7 @@ def _open_job(
     )
     if requested.accepts_changes:
         job = _separate_changed_files(fs, folder, job, requested.job.inputs, access)
-        update.close_changed()
+    update.close_changed()
     return OpenedFolder(folder, job, requested, access, config, fs, update.hash_of, update.changes)
 
 

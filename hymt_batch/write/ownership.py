@@ -27,7 +27,7 @@ from hymt_batch.manifest import (
     StateVersionError,
 )
 from hymt_batch.records import SkippedFile
-from hymt_batch.write import identity_versions, input_list, output_settings, row_record
+from hymt_batch.write import adopted_identity, identity_versions, input_list, output_settings, row_record
 from hymt_batch.write import part as parts
 from hymt_batch.write.changed_inputs import inputs_differ_error
 from hymt_batch.write.cleanup import file_state_folders, wipe
@@ -45,7 +45,7 @@ class RequestedJob:
     auto_keys: frozenset[str] = frozenset()  # keys of the identity whose values are fixed when a folder is created
     aliases: tuple[JsonDict, ...] = ()  # other identities with which this same job may have been created
     overwrite: bool = False  # start over, whatever the folder holds
-    on_mismatch: str = "refuse"  # or "fork"
+    on_mismatch: str = "refuse"  # or "keep" or "fork"
     on_input_change: str = "refuse"  # or "redo", "update" or "fork"
     skipped: tuple[SkippedFile, ...] = ()  # files that were found beside the inputs and are not read
     model_names: Mapping[str, str] = field(default_factory=dict)  # sha256 of a model's file -> what messages call it
@@ -154,9 +154,12 @@ def inspect_folder(fs: Fs, folder: Path, requested: RequestedJob) -> tuple[JobRe
             fix="Install the newer hymt-batch again, or set name=ANOTHER for a second job.",
         )
     differences = identity_versions.differences(job.identity, requested.job.identity, requested.auto_keys)
-    if differences:
+    reason = "one output never mixes settings"
+    if differences and requested.on_mismatch == "keep":
+        reason = adopted_identity.reason_against(fs, folder, job)
+    if differences and reason:
         raise IdentityError(
-            f"{folder} belongs to a job with other settings, and one output never mixes settings:\n"
+            f"{folder} belongs to a job with other settings, and {reason}:\n"
             f"{manifest.format_diff(differences)}{identity_versions.name_models(differences, requested.model_names)}",
             fix=_suggested_fixes(folder),
         )
@@ -241,7 +244,7 @@ def _recorded_identities(fs: Fs, folder: Path) -> Iterator[tuple[str, JsonDict |
 def _suggested_fixes(folder: Path) -> str:
     return (
         f"Set name=ANOTHER for a second job, or overwrite=true to start over in {folder.name}, or on_mismatch=fork to "
-        f"work in {folder.name}-2."
+        f"work in {folder.name}-2, or on_mismatch=keep on_input_change=update to keep what is translated."
     )
 
 

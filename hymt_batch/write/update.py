@@ -19,7 +19,7 @@ from hymt_batch.fs import hash_file, remove, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import FileChanges, JobRecord, JsonDict
 from hymt_batch.records import Input
-from hymt_batch.write import closed_rows, file_record, retired
+from hymt_batch.write import adopted_identity, closed_rows, file_record, identity_versions, retired
 from hymt_batch.write.input_changes import hash_input
 from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.record_store import RecordStore
@@ -42,8 +42,9 @@ class InputUpdate:
     ) -> None:
         self._fs, self._folder, self._config, self._check_lease = fs, folder, config, check_lease
         self._inputs, self._is_on = requested.job.inputs, requested.on_input_change == "update"
+        self._requested = requested
         self._hashes: dict[str, JsonDict] = {}  # by file id
-        self._changed: list[Input] = []
+        self._requested, self._to_close = requested, list[Input]()
         self.changes: FileChanges | None = FileChanges() if self._is_on else None
 
     def hash_of(self, input: Input) -> JsonDict:
@@ -57,10 +58,16 @@ class InputUpdate:
     def begin(self, job: JobRecord) -> JobRecord:
         """Find what changed, and record it before anything is removed; see `record_changes`."""
         if not self._is_on:
+            self._to_close = self._with_earlier_identity(job)
             return job
-        self._changed = [input for input in self._inputs if self._is_changed(job, input)]
+        changed = [input for input in self._inputs if self._is_changed(job, input)]
         is_finished = stat_or_none(self._fs, self._folder / "manifest.json") is not None
-        updated = record_changes(self._fs, self._folder, job, self._inputs, self._changed)
+        requested = self._requested
+        adopted = job
+        if identity_versions.differences(job.identity, requested.job.identity, requested.auto_keys):
+            adopted = adopted_identity.adopt(job, requested.job, requested.auto_keys)
+        updated = record_changes(self._fs, self._folder, job, adopted, self._inputs, changed)
+        self._to_close = list(dict.fromkeys([*changed, *self._with_earlier_identity(updated)]))
         if updated is not job or not is_finished:
             self.changes = updated.changes or FileChanges()
         return updated
@@ -68,8 +75,18 @@ class InputUpdate:
     def _is_changed(self, job: JobRecord, input: Input) -> bool:
         """Return whether a file is published, and its input has other bytes now."""
         record = file_record.read_record(self._fs, self._folder, input)
-        is_ours = record is not None and record["identity"] == job.identity_sha256
-        return record is not None and is_ours and record["input"] != self.hash_of(input)
+        if record is None or record["input"] == self.hash_of(input):
+            return False
+        return record["identity"] == job.identity_sha256 or adopted_identity.is_earlier(job, record["identity"])
+
+    def _with_earlier_identity(self, job: JobRecord) -> list[Input]:
+        """Return the files that were published before their job went on with another identity."""
+        earlier = []
+        for input in self._inputs if job.earlier else ():
+            record = file_record.read_record(self._fs, self._folder, input)
+            if record is not None and adopted_identity.is_earlier(job, record["identity"]):
+                earlier.append(input)
+        return earlier
 
     @property
     def keep_removed(self) -> Callable[[str], None] | None:
@@ -81,13 +98,13 @@ class InputUpdate:
             retired.keep(self._fs, self._folder, out_rel, DurableFolders(self._fs, self._folder).ensure)
 
     def close_changed(self) -> None:
-        """Close the generations of the changed files that `begin` found."""
-        if self._changed:
-            closed_rows.close(self._fs, self._folder, self._changed, self._check_lease)
+        """Close the generations of the files that are made anew, as `begin` found them."""
+        if self._to_close:
+            closed_rows.close(self._fs, self._folder, self._to_close, self._check_lease)
 
 
 def record_changes(
-    fs: Fs, folder: Path, job: JobRecord, inputs: Sequence[Input], changed: Sequence[Input]
+    fs: Fs, folder: Path, job: JobRecord, adopted: JobRecord, inputs: Sequence[Input], changed: Sequence[Input]
 ) -> JobRecord:
     """Record in `job.json` which inputs differ from those of the published files, and remove the manifest.
 
@@ -97,6 +114,7 @@ def record_changes(
         fs: The file system.
         folder: The output folder.
         job: Its job.
+        adopted: The same job, with another identity if it goes on with one.
         inputs: The inputs of this run.
         changed: Those of them that are published and changed.
 
@@ -109,7 +127,7 @@ def record_changes(
     wanted, known = {input.rel for input in inputs}, {input.rel for input in job.inputs}
     new = [input.rel for input in inputs if input.rel not in known]
     gone = [input.rel for input in job.inputs if input.rel not in wanted]
-    if not (new or gone or changed):
+    if not (new or gone or changed or adopted is not job):
         return job
     for input in changed:
         if reason := _reason_against_update(fs, folder, job, input):
@@ -124,8 +142,8 @@ def record_changes(
         changed=_merged(earlier.changed, [input.rel for input in changed], gone),
         retired=_merged(earlier.retired, [rel for rel in gone if rel not in earlier.new], new),
     )
-    if changes != job.changes:
-        job = replace(job, changes=changes)
+    if changes != job.changes or adopted is not job:
+        job = replace(adopted, changes=changes)
         manifest.replace_job(fs, folder, job)
     remove(fs, folder / "manifest.json")
     fs.fsync_dir(folder)
