@@ -169,7 +169,7 @@ def test_only_changed_rows_are_decoded_and_the_others_keep_their_text(night: Nig
 
 def test_a_night_without_changes_decodes_and_writes_nothing(night: Nights) -> None:
     night.write(a=text_of(rows(5)))
-    night()
+    assert night().update is None
     before = night.state()
     summary = night()
     assert night.decoded == []

@@ -45,7 +45,7 @@ class InputUpdate:
         self._requested = requested
         self._hashes: dict[str, JsonDict] = {}  # by file id
         self._requested, self._to_close = requested, list[Input]()
-        self.changes: FileChanges | None = FileChanges() if self._is_on else None
+        self.changes: FileChanges | None = None  # None for a job that is translated for the first time
 
     def hash_of(self, input: Input) -> JsonDict:
         """Return size and sha256 of an input, which is read once for it."""
@@ -68,8 +68,7 @@ class InputUpdate:
             adopted = adopted_identity.adopt(job, requested.job, requested.auto_keys)
         updated = record_changes(self._fs, self._folder, job, adopted, self._inputs, changed)
         self._to_close = list(dict.fromkeys([*changed, *self._with_earlier_identity(updated)]))
-        if updated is not job or not is_finished:
-            self.changes = updated.changes or FileChanges()
+        self.changes = FileChanges() if is_finished and updated is job else updated.changes
         return updated
 
     def _is_changed(self, job: JobRecord, input: Input) -> bool:
