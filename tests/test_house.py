@@ -46,7 +46,8 @@ RULES = {
     "bench/": f"decode/ model/ device_map/ {BASE}",
     "demo/": "",
     "config.py": "cli/ schema.py errors.py",
-    "cli/": "schema.py */settings.py formats/registry.py write/sweep_points.py languages.py errors.py",
+    "cli/": "schema.py */settings.py formats/registry.py decode/registry.py write/sweep_points.py languages.py "
+    "errors.py",
     "schema.py": "*/settings.py decode/registry.py segment.py prompt.py batch.py shard.py model/synthetic.py "
     "setting.py errors.py",
     "source/settings.py": "formats/registry.py formats/options.py formats/text_encoding.py formats/zstd_frame.py "
@@ -56,8 +57,9 @@ RULES = {
     "*/settings.py": "byte_size.py setting.py languages.py errors.py",
     "source/": f"formats/ manifest.py blank.py {BASE}",
     "segment.py": f"blank.py codes.py cut.py {BASE}",
-    "prompt.py": BASE,
-    "code_prompt.py": f"prompt.py codes.py {BASE}",
+    "prompt.py": f"prompt_encoder.py {BASE}",
+    "prompt_encoder.py": BASE,
+    "code_prompt.py": f"prompt.py prompt_encoder.py codes.py {BASE}",
     "batch.py": BASE,
     "shard.py": "setting.py errors.py",
     "decode/": f"model/ device_map/placement.py {BASE}",

@@ -21,20 +21,14 @@ def build(job: JobRecord, records: Sequence[JsonDict], skipped: Sequence[Skipped
         records: One record per file, as written by `write/published_file.py`, in the order of the inputs.
         skipped: Files that were found beside the inputs and are not read.
     """
-    totals = Totals.of(records)
     value: JsonDict = {
         "protocol": manifest.PROTOCOL,
         "identity": job.identity,
         "identity_sha256": job.identity_sha256,
-        "environments": [totals.environments[key] for key in sorted(totals.environments)],
         "inputs": Items(lambda: ({"rel": r["rel"], "rows": r["rows"], **r["input"]} for r in records)),
         "outputs": Items(lambda: _outputs(records)),
         "errors": Items(lambda: _lists(records, "errors")),
-        "rows": totals.rows,
-        "counts": totals.counts,
-        "flags": totals.flags,
-        "tokens": totals.tokens,
-        "degraded": totals.degraded,
+        **Totals.of(records).to_manifest(),
     }
     optional = {
         "output_settings": job.output_settings,
@@ -42,13 +36,11 @@ def build(job: JobRecord, records: Sequence[JsonDict], skipped: Sequence[Skipped
         "skipped": [asdict(file) for file in skipped],
         "failed": manifest.failed_files(records),
         "review": list(_lists(records, "review")),
-        "texts": totals.texts if totals.has_texts else None,
-        "tries": totals.tries,
         "earlier_identities": list(job.earlier),
         "origins": manifest.sum_counts(r.get("origins", {}) for r in records) if job.earlier else {},
         "update": asdict(update_counts.count(job.changes, records)) if job.changes is not None else None,
     }
-    value |= {name: item for name, item in optional.items() if item or item == 0}
+    value |= {name: item for name, item in optional.items() if item}
     return manifest.seal(value)
 
 

@@ -142,13 +142,7 @@ def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:
         "input": input_record,
         **published,
         **({"failed": failure} if failure else {}),
-        "counts": {status: count for status, count in tally.counts.items() if count},
-        "flags": tally.flags,
-        "tokens": tally.tokens,
-        **({"tries": tally.tries} if tally.tries else {}),
-        **({"origins": tally.origins} if tally.origins else {}),
-        "degraded": tally.degraded,
-        "environments": tally.environments,
+        **tally.to_record(),
     }
     if assembly.settings_sha256:
         record["settings_sha256"] = assembly.settings_sha256
@@ -244,9 +238,7 @@ def documents_and_rows(assembly: FileRows, tally: Tally) -> Iterator[tuple[Docum
                     tally.move(row.status, shaped_row.status)
                 if encoding and shaped_row.text:
                     shaped_row = _encodable_row(shaped_row, encoding, tally, can_escape=can_escape)
-                tally.num_rows += 1
-                for flag in shaped_row.flags:
-                    tally.add_flag(flag)
+                tally.add_row(shaped_row)
                 yield document, _output_row(document, shaped_row, tally)
     if changed_rows.ranges:
         raise input_changed_error(f"{name} {changed_rows}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hymt_batch import manifest
 from hymt_batch.manifest import JsonDict
-from hymt_batch.records import Status
+from hymt_batch.records import Row, Status
 from hymt_batch.write.row_record import ShardRows
 
 
@@ -44,8 +44,23 @@ class Tally:
         _count(self.counts, earlier.value, -1)
         _count(self.counts, status.value)
 
-    def add_flag(self, flag: str) -> None:
-        _count(self.flags, flag)
+    def add_row(self, row: Row) -> None:
+        """Count a row as it is written."""
+        self.num_rows += 1
+        for flag in row.flags:
+            _count(self.flags, flag)
+
+    def to_record(self) -> JsonDict:
+        """Return what the record of the file has of the counts; `Totals` adds up those of a job."""
+        return {
+            "counts": {status: count for status, count in self.counts.items() if count},
+            "flags": self.flags,
+            "tokens": self.tokens,
+            **({"tries": self.tries} if self.tries else {}),
+            **({"origins": self.origins} if self.origins else {}),
+            "degraded": self.degraded,
+            "environments": self.environments,
+        }
 
     def _add_environment(self, environment: JsonDict) -> None:
         if any(environment is known for known in self.environments):
