@@ -20,11 +20,12 @@ from typing import NamedTuple
 from hymt_batch import manifest
 from hymt_batch.fs import stat_or_none
 from hymt_batch.fs_protocol import Fs
-from hymt_batch.manifest import JsonDict
-from hymt_batch.records import ERROR_STATUSES, Input, Row, Status
+from hymt_batch.manifest import JobRecord, JsonDict
+from hymt_batch.records import ERROR_STATUSES, Input, Row, ShardRecord, Status
 from hymt_batch.storage_error import wrap_os_errors
-from hymt_batch.write import cleanup, file_record, row_record, state_file
-from hymt_batch.write.row_record import RecordContents, RecordHeader
+from hymt_batch.write import cleanup, file_record, pass_rows, row_record, state_file
+from hymt_batch.write.pass_rows import PassRows
+from hymt_batch.write.row_record import RecordContents, RecordedPart, RecordHeader
 from hymt_batch.write.shard_table import ShardTable
 from hymt_batch.write.state_file import StateFileDamagedError
 
@@ -62,8 +63,8 @@ NOTHING_KNOWN = KnownRows({})
 class ClosedRows:
     """The closed generations of a folder. Changes nothing on disk."""
 
-    def __init__(self, fs: Fs, folder: Path) -> None:
-        self._fs, self._folder = fs, folder
+    def __init__(self, fs: Fs, folder: Path, job: JobRecord) -> None:
+        self._fs, self._folder, self._job = fs, folder, job
         self._has_any: bool | None = None
         self._file: tuple[str, _ClosedFile | None] | None = None  # the last one that was asked for
 
@@ -86,7 +87,7 @@ class ClosedRows:
     def _open(self, input: Input) -> _ClosedFile | None:
         if self._file is None or self._file[0] != input.file_id:
             with wrap_os_errors(f"the earlier rows of {input.rel}"):
-                self._file = input.file_id, _ClosedFile.open(self._fs, self._folder, input)
+                self._file = input.file_id, _ClosedFile.open(self._fs, self._folder, input, self._job)
         return self._file[1]
 
     def _has_closed_files(self) -> bool:
@@ -98,19 +99,22 @@ class ClosedRows:
 class _ClosedFile:
     """The rows of one closed generation, found by their keys."""
 
-    def __init__(self, fs: Fs, path: Path, file_id: str, record: JsonDict) -> None:
+    def __init__(self, fs: Fs, path: Path, file_id: str, record: JsonDict, job: JobRecord) -> None:
         self._fs, self._path, self._file_id = fs, path, file_id
+        numbers = [item["number"] for item in record.get("passes", ())]  # with which the file was published
+        self._passes = {job_pass.number: job_pass for job_pass in job.passes if job_pass.number in numbers}
+        self._pass_rows = PassRows(fs, path.parent.parent, replace(job, passes=tuple(self._passes.values())))
         self._identity = str(record["identity"])
         self._shards: ShardTable = file_record.shard_table_of(record)
         self._loaded: dict[int, RecordContents] = {}  # by shard index, the one used last at the end
         self._keys, self._places = self._index()
 
     @classmethod
-    def open(cls, fs: Fs, folder: Path, input: Input) -> _ClosedFile | None:
+    def open(cls, fs: Fs, folder: Path, input: Input, job: JobRecord) -> _ClosedFile | None:
         record = read_record(fs, folder, input)
         if record is None:
             return None
-        return cls(fs, manifest.closed_state_folder(folder, input.file_id), input.file_id, record)
+        return cls(fs, manifest.closed_state_folder(folder, input.file_id), input.file_id, record, job)
 
     def _index(self) -> tuple[array[int], array[int]]:
         """Return the first 8 bytes of the keys of all rows in ascending order, and shard and offset of each row.
@@ -172,11 +176,29 @@ class _ClosedFile:
                 return None
             if loaded is None:
                 return None
-            contents = loaded[1]
+            contents = self._with_passes(loaded[0].shard, loaded[1])
         self._loaded[shard_index] = contents
         if len(self._loaded) > MAX_LOADED:
             del self._loaded[next(iter(self._loaded))]
         return contents
+
+    def _with_passes(self, shard: ShardRecord, contents: RecordContents) -> RecordContents:
+        """Return the rows of a shard as they were published: those of passes in the place of earlier ones."""
+        later_rows = self._pass_rows.load(self._file_id, shard) if self._passes else {}
+        if not later_rows:
+            return contents
+        rows, used = list(contents.rows), set[int]()
+        for row_index, later in later_rows.items():
+            row = rows[row_index - shard.first_row]
+            for number, of_pass in later:
+                if of_pass.digest == row.digest and pass_rows.is_as_good(of_pass, row):
+                    origin = manifest.digest(self._passes[number].identity)[:ORIGIN_DIGITS]
+                    row = replace(of_pass, row_index=row_index, key=row.key, origin=origin)
+                    used.add(number)
+            rows[row_index - shard.first_row] = row
+        environments = [environment for number in sorted(used) for environment in self._passes[number].environments]
+        parts = (*contents.parts, *(RecordedPart(0, "", environment, ()) for environment in environments))
+        return RecordContents(parts, rows)
 
     def _read(self, shard_index: int) -> tuple[RecordHeader, RecordContents] | None:
         path = self._path / row_record.record_name(shard_index)

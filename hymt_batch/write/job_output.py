@@ -55,7 +55,7 @@ class JobOutput:
         self._store = PartStore(
             self._fs, self.folder, self._job.identity_sha256, redo=self._redo, check_lease=check_guard, epoch=epoch
         )
-        self._closed_rows = ClosedRows(self._fs, self.folder)
+        self._closed_rows = ClosedRows(self._fs, self.folder, self._job)
 
     attempts: AttemptMarkers
     num_rows_known = 0  # rows that this run took from earlier versions of their files

@@ -27,7 +27,7 @@ from hymt_batch.manifest import (
     StateVersionError,
 )
 from hymt_batch.records import SkippedFile
-from hymt_batch.write import adopted_identity, identity_versions, input_list, output_settings, row_record
+from hymt_batch.write import adopted_identity, identity_versions, input_list, output_settings, passes, row_record
 from hymt_batch.write import part as parts
 from hymt_batch.write.changed_inputs import inputs_differ_error
 from hymt_batch.write.cleanup import file_state_folders, wipe
@@ -212,7 +212,7 @@ def read_or_recover_job(fs: Fs, folder: Path, requested: RequestedJob) -> JobRec
                 f"the folder were written with other settings",
                 fix=_suggested_fixes(folder),
             ) from None
-        return job
+        return replace(job, passes=passes.recover(fs, folder, job.identity_sha256))
 
 
 def _recorded_identities(fs: Fs, folder: Path) -> Iterator[tuple[str, JsonDict | None]]:
