@@ -23,9 +23,10 @@ from hymt_batch.write.output import Output
 from hymt_batch.write.part_store import PartStore
 from hymt_batch.write.publisher import Publisher
 from hymt_batch.write.summary import Summary
+from jobs import __main__ as front
 from jobs import verify
 from tests.fakes import engine
-from tests.fakes.job import translate_with
+from tests.fakes import job as fake_job
 
 UPDATE = "on_input_change=update"
 
@@ -54,7 +55,7 @@ class Nights:
         limits = ["batch.part_rows=3", "batch.shard_rows=10", "batch.max_rows=1000", "check.max_error_rate=1"]
         words = ["tgt_lang=fr", "model=demo", *folders, *limits, UPDATE, *self.settings, *overrides]
         with Reporter("off") as reporter:
-            summary: Summary = translate_with(config.load("translate", words), reporter, self._decode)
+            summary: Summary = fake_job.translate_with(config.load("translate", words), reporter, self._decode)
         return summary
 
     def _decode(self, requests: Sequence[Request], check_stop: Callable[[], None]) -> list[Completion]:
@@ -524,3 +525,25 @@ def test_a_job_that_is_not_finished_takes_no_other_model(night: Nights) -> None:
     assert night.stop(PartStore, "commit", 2)
     with pytest.raises(IdentityError, match="it is not finished"):
         night("n", "seed=7", "on_mismatch=keep")
+
+
+def test_a_row_that_a_pass_replaced_is_known_with_the_text_of_the_pass(night: Nights) -> None:
+    night.write(a="one\nfails\ntwo\n")
+    night.failing = {"fails"}
+    night()
+    night.failing = set()
+    words = [f"output_dir={night.folder / 'out'}", "name=n", "launch.progress=off", "launch.workers=1"]
+    with fake_job.installed(night._decode):
+        assert front.main(["retry", *words]) == 0
+    retried = night.published()["a.txt"].splitlines()
+    assert retried[1].startswith(b"FAILS")
+    night.failing = {"fails"}
+    night.write(a="new\none\nfails\ntwo\n")  # the rows moved
+    night()
+    assert night.decoded == ["new"]
+    assert night.published()["a.txt"].splitlines()[1:] == retried
+    night.write(a="new\none\nfails\ntwo\nand another\n")  # and did not move
+    night()
+    assert night.decoded == ["and another"]
+    assert night.published()["a.txt"].splitlines()[1:4] == retried
+    assert night.verified() == 0
