@@ -259,6 +259,11 @@ class VerifyJob(InspectJob):
 
 
 @dataclass(kw_only=True, slots=True)
+class ReportJob(InspectJob):
+    """Settings of `hymt-batch report`; documented in conf/report.yaml."""
+
+
+@dataclass(kw_only=True, slots=True)
 class LanguagesJob:
     """Settings of `hymt-batch languages`; documented in conf/languages.yaml."""
 
@@ -282,6 +287,7 @@ JOBS: dict[str, type] = {
     "bench": BenchJob,
     "status": StatusJob,
     "verify": VerifyJob,
+    "report": ReportJob,
     "languages": LanguagesJob,
     "formats": FormatsJob,
 }

@@ -31,6 +31,7 @@ LIGHT = {"help": ["--help"], "version": ["--version"], "completion": ["--complet
 JOBS = {
     "status": ["status", "name=语料", "format=json"],
     "verify": ["verify", "name=语料"],
+    "report": ["report", "name=语料"],
     "prepare": ["prepare", "source.path=语料.txt", "tgt_lang=fr", "--cfg", "job"],
     "missing": ["missing", "name=语料", "--cfg", "job"],
     "merge": ["merge", "name=语料", "--cfg", "job"],

@@ -31,8 +31,8 @@ STAGES = "source/ segment.py prompt.py batch.py model/ device_map/ decode/ check
 RULES = {
     "jobs/__main__.py": "config.py schema.py cli/ launch/ write/sweep_points.py errors.py sanitize.py signals.py "
     "streams.py",
-    "jobs/": f"run/ doctor/ bench/ plan_report.py prompt_end.py {STAGES} formats/ schema.py manifest.py sanitize.py "
-    f"signals.py streams.py {BASE}",
+    "jobs/": f"run/ report/ doctor/ bench/ plan_report.py prompt_end.py {STAGES} formats/ schema.py manifest.py "
+    f"sanitize.py signals.py streams.py {BASE}",
     "file_units.py": f"formats/ {BASE}",
     "plan_report.py": "run/reporter.py device_map/ prompt_end.py records.py sanitize.py errors.py",
     "prompt_end.py": "prompt.py",
@@ -40,7 +40,9 @@ RULES = {
     "run/worker_pool.py": f"doctor/explain.py schema.py signals.py {STAGES} {BASE}",  # and why it fails at first
     "run/worker.py": f"doctor/explain.py schema.py {STAGES} {BASE}",
     "run/replica.py": f"code_prompt.py schema.py {STAGES} {BASE}",
+    "run/finish.py": f"report/job_report.py schema.py signals.py {STAGES} {BASE}",
     "run/": f"{STAGES} formats/ file_units.py schema.py manifest.py sanitize.py signals.py streams.py {BASE}",
+    "report/": f"run/log_file.py source/ check/ write/ formats/ manifest.py sanitize.py {BASE}",
     "doctor/": f"{STAGES} formats/ prompt_end.py schema.py {BASE}",
     "bench/": f"decode/ model/ device_map/ {BASE}",
     "demo/": "",
