@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -50,10 +50,12 @@ class History:
     num_set_aside: int  # files of translated/ that somebody changed
 
 
-def read(fs: Fs, folder: Path) -> History:
-    """Read the history of a folder."""
+def read(fs: Fs, folder: Path, now: float | None = None) -> History:
+    """Read the history of a folder; `now` is the time in seconds since 1970 if its newest run is about to end well."""
     names = _log_names(fs, folder / "logs")
     runs = [run for name in names[-MAX_RUNS:] if (run := _read_run(fs, folder, f"logs/{name}"))]
+    if runs and now is not None:
+        runs[-1] = replace(runs[-1], end=max(now, runs[-1].start), last="complete; it wrote this report")
     task_logs = list(_task_logs(fs, folder))
     step = -(-len(task_logs) // MAX_TASKS) or 1
     tasks = [run for name in task_logs[::step] if (run := _read_run(fs, folder, name))]

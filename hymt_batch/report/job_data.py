@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +61,7 @@ def gather(fs: Fs, folder: Path, records: Sequence[JsonDict] | None = None) -> J
     if manifest_only.has_no_state(fs, folder) and (data := _of_manifest(fs, folder)) is not None:
         return data
     job = manifest.read_job(fs, folder)
-    is_complete = records is not None
+    is_complete = is_ending = records is not None
     if records is None:
         records = list(_published(fs, folder, job))
         is_complete = len(records) == len(job.inputs) and _has_manifest(fs, folder, job)
@@ -80,7 +81,7 @@ def gather(fs: Fs, folder: Path, records: Sequence[JsonDict] | None = None) -> J
         measured=measured,
         errors=examples.find_errors(fs, folder, _having(records, "errors")),
         skipped=_skipped(fs, folder),
-        history=history.read(fs, folder),
+        history=history.read(fs, folder, time.time() if is_ending else None),
         tasks=_tasks(fs, folder),
         max_error_rate=progress.max_error_rate if progress else None,
     )

@@ -31,7 +31,7 @@ def render(data: JobData, made_by: str) -> bytes:
         run_sections.render_runs(data),
         run_sections.render_settings(data),
     ]
-    lead = [describe_languages(data), " · ", _describe_model(data), f" · {plural(data.num_inputs, 'file')}"]
+    lead = [describe_languages(data), _describe_model(data), f" · {plural(data.num_inputs, 'file')}"]
     now = datetime.now(UTC).timestamp()
     footer = f"Made by {made_by} on {utc(now)} from the files of the job. All times are in UTC."
     return page(data.name, lead, _state(data), sections, footer)
@@ -45,7 +45,9 @@ def describe_languages(data: JobData) -> str:
 
 def _describe_model(data: JobData) -> str:
     model: Mapping[str, object] = data.job.identity.get("model") or {}
-    return f"model family {model.get('family', 'unknown')}, {model.get('dtype', 'unknown')}"
+    known = [f"model family {model['family']}"] if model.get("family") else []
+    known += [str(model["dtype"])] if model.get("dtype") else []
+    return "".join(f" · {text}" for text in known)
 
 
 def _state(data: JobData) -> Markup:

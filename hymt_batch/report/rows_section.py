@@ -62,19 +62,19 @@ def _examples(key: str, reservoir: Reservoir, total: int, data: JobData) -> Mark
 
 def example_card(example: Example, src_lang: str | None = None, tgt_lang: str | None = None) -> Markup:
     """Return a row with its source and its translation side by side."""
-    flags = f" · {', '.join(example.flags)}" if example.flags else ""
-    head = [isolated("span.mono", example.id), f" · {example.status}{flags}"]
+    marks = dict.fromkeys([*([example.status] if example.status != Status.OK else []), *example.flags])
+    head = [isolated("span.mono", example.id), f" · {', '.join(marks)}" if marks else None]
     source: Child = element("p.none", "not at hand")
     if example.source is not None:
         source = isolated("p", example.source, max_chars=MAX_TEXT_CHARS, lang=src_lang)
     translation: Child = element("p.none", "none")
     if example.translation:
         translation = isolated("p", example.translation, max_chars=MAX_TEXT_CHARS, lang=tgt_lang)
-    second = [element("span", "Translation"), translation]
-    if example.message:
-        second = [element("span", "Reason"), isolated("p", example.message, max_chars=MAX_TEXT_CHARS)]
-    pair = element("div.pair", element("div", element("span", "Source"), source), element("div", *second))
-    return element("div.example", element("div.id", *head), pair)
+    reason = None
+    if example.message and not example.translation:
+        reason = isolated("p.reason", example.message, max_chars=MAX_TEXT_CHARS)
+    columns = [[element("span", "Source"), source], [element("span", "Translation"), translation, reason]]
+    return element("div.example", element("div.id", *head), element("div.pair", *(element("div", c) for c in columns)))
 
 
 def render_statuses(data: JobData) -> Markup | None:
@@ -94,7 +94,7 @@ def render_statuses(data: JobData) -> Markup | None:
         for status in order
     ]
     columns = ("Status", "Rows", "Share", "Translated", "Meaning")
-    errors = [status for status in order if status in data.errors]
+    errors = [status for status in order if status in data.errors and status not in data.measured.examples]
     return section(
         "Statuses and errors",
         table("Rows by status", columns, rows, ("", "number", "number", "", "about")),

@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
 from hymt_batch import languages
+from hymt_batch.records import plural
 from hymt_batch.report import chart
 from hymt_batch.report.job_data import JobData
 from hymt_batch.report.markup import Child, Markup, element
@@ -45,16 +46,15 @@ def _speed_charts(intervals: Sequence[Interval]) -> Iterator[Markup]:
     rows, done = [], 0
     for interval, end in zip(intervals, ends, strict=True):
         done += interval.rows
-        rows.append((end, float(done)))
-    rows = _thin(rows)
-    again = (
-        f" The {'line marks' if len(breaks) == 1 else 'dashed lines mark'} where the job was continued."
-        if breaks
-        else ""
-    )
-    about = f"{done:,} rows in {chart.duration(ends[-1])} of work.{again}"
-    picture = chart.curve("Rows over time", about, rows, breaks)
-    yield _figure("Rows over time", about, picture)
+        if interval.rows:  # between two commits the line is straight
+            rows.append((end, float(done)))
+    again = ""
+    if breaks:
+        again = f" {'The dashed line marks' if len(breaks) == 1 else 'Dashed lines mark'} where the job was continued."
+    about = f"{plural(done, 'row')} in {chart.duration(ends[-1])} of work.{again}"
+    if rows:
+        picture = chart.curve("Rows over time", about, _thin(rows), breaks[: chart.MAX_MARKS])
+        yield _figure("Rows over time", about, picture)
     merged = _merge(intervals, chart.MAX_MARKS // 2)
     rates, begin = [], 0.0
     for interval in merged:
@@ -63,7 +63,11 @@ def _speed_charts(intervals: Sequence[Interval]) -> Iterator[Markup]:
     if any(rate for *_, rate in rates):
         mean = sum(interval.new_tokens for interval in intervals) / ends[-1]
         about = f"{mean:,.1f} new tokens a second on average."
-        yield _figure("New tokens per second", about, chart.steps("New tokens per second", about, rates, breaks))
+        yield _figure(
+            "New tokens per second",
+            about,
+            chart.steps("New tokens per second", about, rates, breaks[: chart.MAX_MARKS]),
+        )
 
 
 def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

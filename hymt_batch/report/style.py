@@ -32,6 +32,7 @@ p.lead { color: var(--muted); margin: 0; max-width: none; overflow-wrap: anywher
 p.note { color: var(--muted); font-size: 14px; }
 code, .mono { font: 13px/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, "Noto Sans Mono", monospace; }
 code { overflow-wrap: anywhere; }
+th code, td code { white-space: nowrap; }
 .pill {
   display: inline-block; margin: 0 0 0 10px; padding: 2px 10px; border-radius: 999px; font-size: 13px;
   font-weight: 600; vertical-align: 4px; background: var(--info-back); color: var(--accent); white-space: nowrap;
@@ -78,7 +79,8 @@ td.bar { width: 22%; min-width: 90px; vertical-align: middle; } td.bar svg { hei
 .pair > div { padding: 8px 14px 10px; overflow-wrap: anywhere; overflow: clip; unicode-bidi: isolate; }
 .pair > div + div { border-left: 1px solid var(--line); }
 .pair span { display: block; color: var(--muted); font-size: 12.5px; }
-.pair p { margin: 0; unicode-bidi: isolate; } .pair p.none { color: var(--muted); font-style: italic; }
+.pair p { margin: 0; unicode-bidi: isolate; } .pair p.reason { font-size: 13.5px; color: var(--muted); }
+.pair p.none { color: var(--muted); font-style: italic; }
 dl.facts { display: grid; grid-template-columns: minmax(120px, max-content) 1fr; gap: 4px 18px; margin: 0 0 14px; }
 dl.facts dt { color: var(--muted); } dl.facts dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
 dl.settings {
