@@ -108,7 +108,7 @@ def facts(items: Iterable[tuple[str, Child]]) -> Markup | None:
     return element("dl.facts", *pairs) if pairs else None
 
 
-def settings(caption: str, values: Mapping[str, object], max_num: int = 150) -> Markup | None:
+def settings(caption: str, values: Mapping[str, object], max_num: int = 100) -> Markup | None:
     """Return settings as a list in columns, by their dotted keys; None if there are none."""
     leaves = flatten(values)[:max_num]
     if not leaves:

@@ -11,7 +11,8 @@ from hymt_batch.report.markup import Child, Markup, element, join
 from hymt_batch.report.measure import BLANK, MAX_TEXT_CHARS, Example, Reservoir
 from hymt_batch.report.page import isolated, num_bytes, number, section, share, table
 
-MAX_LISTED = 30  # failed and skipped files
+MAX_LISTED = 20  # failed and skipped files
+MAX_SHOWN = 30  # examples of all flags, and of all statuses
 
 
 def render_flags(data: JobData) -> Markup:
@@ -39,7 +40,7 @@ def render_flags(data: JobData) -> Markup:
         "Flags",
         element("p.note", about),
         shown,
-        *(_examples(flag, reservoir, sums.flags[flag], data) for flag, reservoir in found),
+        *(_examples(flag, reservoir, sums.flags[flag], len(found), data) for flag, reservoir in found),
         element("p.note", f"No example is at hand of: {', '.join(without)}.") if without else None,
         _unread_note(data) if found else None,
     )
@@ -52,11 +53,12 @@ def _unread_note(data: JobData) -> Markup | None:
     return element("p.note", f"{what}: rows of theirs are shown without their sources.")
 
 
-def _examples(key: str, reservoir: Reservoir, total: int, data: JobData) -> Markup:
-    shown = len(reservoir.kept)
-    title = [element("code", key), f" · {shown} of {plural(total, 'row')}"]
+def _examples(key: str, reservoir: Reservoir, total: int, num_kinds: int, data: JobData) -> Markup:
+    """Return examples of one flag or status, fewer if there are many kinds."""
+    kept = reservoir.kept[: max(1, MAX_SHOWN // num_kinds)]
+    title = [element("code", key), f" · {len(kept)} of {plural(total, 'row')}"]
     source, target = data.languages
-    cards = [example_card(example, source, target) for example in reservoir.kept]
+    cards = [example_card(example, source, target) for example in kept]
     return join([element("h3", *title), *cards])
 
 
@@ -98,7 +100,7 @@ def render_statuses(data: JobData) -> Markup | None:
     return section(
         "Statuses and errors",
         table("Rows by status", columns, rows, ("", "number", "number", "", "about")),
-        *(_examples(status, data.errors[status], sums.counts.get(status, 0), data) for status in errors),
+        *(_examples(name, data.errors[name], sums.counts.get(name, 0), len(errors), data) for name in errors),
         _file_list("Files that are not of their format", sums.failed),
     )
 

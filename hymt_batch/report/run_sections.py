@@ -11,28 +11,28 @@ from hymt_batch.report.job_data import JobData
 from hymt_batch.report.markup import Child, Markup, element, join
 from hymt_batch.report.page import facts, isolated, number, plain, section, settings, table, utc
 
-MAX_TASKS = 30  # that work now, and are listed
+MAX_TASKS = 20  # that work now, and are listed
+MAX_ENVIRONMENTS = 6
+MAX_BLOCKS = 30  # runs of modules on one device
 
 
 def render_placement(data: JobData) -> Markup | None:
-    if not data.figures.environments:
+    """Return where the model was and with which versions; of further environments only what differs."""
+    environments = data.figures.environments
+    if not environments:
         return None
-    children: list[Child] = []
-    several = len(data.figures.environments) > 1
-    if several:
-        children.append(
-            element(
-                "p.note",
-                f"The job was decoded in {len(data.figures.environments)} environments. In bfloat16, single words may "
-                "differ between them.",
-            )
-        )
-    for index, environment in enumerate(data.figures.environments[:6], 1):
-        if several:
-            children.append(element("h3", f"Environment {index} of {len(data.figures.environments)}"))
-        children.append(_device_map(environment.get("device_map")))
-        others = {key: value for key, value in environment.items() if key != "device_map"}
-        children.append(settings("Settings and versions of the environment", others, 60))
+    first = environments[0]
+    children: list[Child] = [
+        _device_map(first.get("device_map")),
+        settings("Settings and versions", {key: value for key, value in first.items() if key != "device_map"}, 60),
+    ]
+    if len(environments) > 1:
+        num = len(environments)
+        about = f"The job was decoded in {num} environments. In bfloat16, single words may differ between them."
+        children.insert(0, element("p.note", about))
+    for index, environment in enumerate(environments[1:MAX_ENVIRONMENTS], 2):
+        others = {key: value for key, value in environment.items() if first.get(key) != value}
+        children.append(settings(f"What differs in environment {index}", others, 15))
     return section("Placement and environment", *children)
 
 
@@ -42,15 +42,17 @@ def _device_map(value: object) -> Markup | None:
         return None
     modules = [(str(name), str(device)) for name, device in value.items() if name != "strategy"]
     strategy = plain(value.get("strategy", "unknown"))
-    if not modules or any(len(name) > 200 for name, _ in modules):
+    if not modules:
         return None
     blocks = [(device, [name for name, _ in group]) for device, group in groupby(modules, key=lambda item: item[1])]
     devices = list(dict.fromkeys(device for device, _ in blocks))
-    about = "; ".join(f"{device}: {_describe_modules(names)}" for device, names in blocks[:40])
-    strip = [(device, len(names), devices.index(device)) for device, names in blocks[:40]]
+    about = "; ".join(f"{device}: {_describe_modules(names)}" for device, names in blocks[:MAX_BLOCKS])
+    strip = [(device, len(names), devices.index(device)) for device, names in blocks[:MAX_BLOCKS]]
     caption = element("figcaption", "Placement of the layers", element("small", f"device_map={strategy}"))
     picture = element("figure.wide", caption, chart.strip("Placement of the layers", about, strip))
-    rows = [[isolated("span", device), isolated("span", _describe_modules(names))] for device, names in blocks[:40]]
+    rows = [
+        [isolated("span", device), isolated("span", _describe_modules(names))] for device, names in blocks[:MAX_BLOCKS]
+    ]
     return join([picture, table("Modules by device", ("Device", "Modules"), rows, ("", "path"))])
 
 

@@ -74,7 +74,8 @@ class Job:
     def __call__(self, *overrides: str) -> Any:
         from hymt_batch import config
 
-        job = config.load("translate", [f"output_dir={self.folder / 'out'}", "tgt_lang=fr", "model=demo", *overrides])
+        words = [f"output_dir={self.folder / 'out'}", "tgt_lang=fr", "model=demo", "launch.report=false"]
+        job = config.load("translate", [*words, *overrides])
         with Reporter("off") as reporter:
             return translate_with(job, reporter, self._decode)
 
