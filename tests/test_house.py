@@ -68,6 +68,7 @@ RULES = {
     "write/lease_holder.py": "launch/registry.py",  # whether a scheduler started the holder again
     "write/": f"formats/ file_units.py manifest.py pretty_json.py sanitize.py shard.py {BASE}",
     "launch/registry.py": "",
+    "launch/ray_cluster.py": f"shard.py sanitize.py signals.py {BASE}",  # it runs as long as the job
     "launch/": f"shard.py {BASE}",
     "formats/": "records.py errors.py languages.py fs.py fs_protocol.py",
     "manifest.py": "pretty_json.py records.py fs.py fs_protocol.py",
@@ -115,6 +116,7 @@ HEAVY = {
     "llama_cpp": "bench/baselines/llama.py",
     "gguf": "bench/baselines/gguf_file.py",
     "ctranslate2": "bench/baselines/ctranslate.py",
+    "ray": "launch/ray_cluster.py",
     "hydra": "config.py",
     "omegaconf": "config.py",
 }

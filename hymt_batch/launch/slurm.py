@@ -32,9 +32,13 @@ done
 
 REQUEUE = """\
 if [ "$code" -eq 75 ]; then  # stopped: to be continued
-	if [ "${{SLURM_RESTART_COUNT:-0}}" -ge {max_requeues} ]; then
+	id=${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}
+	started=$(scontrol --oneliner show job "$id" | grep -o "Restarts=[0-9]*")
+	if [ "${{started:=Restarts=${{SLURM_RESTART_COUNT:-0}}}}" != "Restarts=${{SLURM_RESTART_COUNT:-0}}" ]; then
+		echo "hymt-batch: this node was declared down, and SLURM has started the task elsewhere" >&2
+	elif [ "${{SLURM_RESTART_COUNT:-0}}" -ge {max_requeues} ]; then
 		echo "hymt-batch: stopped again after {max_requeues} repetitions (launch.max_requeues); submit it again" >&2
-	elif scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"; then
+	elif scontrol requeue "$id"; then
 		echo "hymt-batch: back in the queue, repetition $((${{SLURM_RESTART_COUNT:-0}} + 1)) of {max_requeues}" >&2
 	fi
 fi
