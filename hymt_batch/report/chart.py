@@ -61,12 +61,24 @@ def compact(value: float) -> str:
     return f"{value:,.0f}" if value == round(value) else f"{value:,.3g}"
 
 
+UNITS = ((86400.0 * 3, 86400.0, "d"), (3600.0 * 2, 3600.0, "h"), (60.0 * 3, 60.0, "min"))
+"""Units of a time: from how many seconds on they are used, their seconds, and their name."""
+
+
 def duration(seconds: float) -> str:
-    """Return a time for an axis: 40 s, 12 min, 3.5 h."""
-    for size, unit in ((86400 * 3, "d"), (3600 * 2, "h"), (60 * 3, "min")):
-        if seconds >= size:
-            return f"{seconds / {'d': 86400, 'h': 3600, 'min': 60}[unit]:.3g} {unit}"
+    """Return a time: 40 s, 12 min, 3.5 h."""
+    for least, size, name in UNITS:
+        if seconds >= least:
+            return f"{seconds / size:.3g} {name}"
     return f"{seconds:.3g} s"
+
+
+def time_ticks(seconds: float, num: int) -> tuple[list[float], Format]:
+    """Return round times from 0 to an end, and how to write them, all in one unit."""
+    size, name = next(((size, name) for least, size, name in UNITS if seconds >= least), (1.0, "s"))
+    step = nice_step(seconds / size, num)
+    ticks = [index * step * size for index in range(math.floor(seconds / size / step + 1e-9) + 1)]
+    return ticks, lambda value: f"{value / size:.3g} {name}"
 
 
 def svg(title: str, about: str, marks: Sequence[Markup], *, width: float = WIDTH, height: float = HEIGHT) -> Markup:
@@ -91,8 +103,11 @@ def text(x: float, y: float, words: str, anchor: str = "middle", kind: str | Non
     return element("text", words, x=x, y=y, text_anchor=anchor, class_=kind)
 
 
-def _frame(x: Axis, y: Axis, x_ticks: Sequence[float]) -> list[Markup]:
-    """Return the grid and the labels of two axes."""
+def _frame(x: Axis, y: Axis, x_ticks: Sequence[float] | None = None) -> list[Markup]:
+    """Return the grid and the labels of two axes; without ticks, the first one is a time in seconds."""
+    x_format = x.format
+    if x_ticks is None:
+        x_ticks, x_format = time_ticks(x.high, 4)
     marks = []
     for tick in y.ticks():
         height = y.position(tick)
@@ -102,7 +117,7 @@ def _frame(x: Axis, y: Axis, x_ticks: Sequence[float]) -> list[Markup]:
     for tick in x_ticks:
         position = x.position(tick)
         anchor = "end" if position > WIDTH - RIGHT - 18 else "middle"
-        marks += [line(position, base, position, base + 4, "axis"), text(position, base + 18, x.format(tick), anchor)]
+        marks += [line(position, base, position, base + 4, "axis"), text(position, base + 18, x_format(tick), anchor)]
     return marks
 
 
@@ -123,7 +138,7 @@ def curve(title: str, about: str, points: Points, breaks: Sequence[float] = ()) 
     steps = "".join(f"L{x.position(time):.1f} {y.position(value):.1f}" for time, value in points)
     base = HEIGHT - BOTTOM
     end = x.position(points[-1][0])
-    marks = _frame(x, y, x.ticks())
+    marks = _frame(x, y)
     marks.append(element("path", d=f"M{LEFT} {base}{steps}L{end:.1f} {base}Z", class_="area"))
     marks.append(element("path", d=f"M{LEFT} {base}{steps}", class_="curve"))
     marks += [line(x.position(time), TOP, x.position(time), base, "mark") for time in breaks]
@@ -140,7 +155,7 @@ def steps(
         f"L{x.position(start):.1f} {y.position(rate):.1f}L{x.position(end):.1f} {y.position(rate):.1f}"
         for start, end, rate in intervals
     )
-    marks = _frame(x, y, x.ticks())
+    marks = _frame(x, y)
     marks.append(element("path", d=f"M{LEFT} {base}{tops}L{x.position(intervals[-1][1]):.1f} {base}Z", class_="area"))
     marks.append(element("path", d=f"M{LEFT} {base}{tops}", class_="curve"))
     marks += [line(x.position(time), TOP, x.position(time), base, "mark") for time in breaks]
@@ -244,15 +259,14 @@ def strip(title: str, about: str, blocks: Sequence[tuple[str, int, int]]) -> Mar
     return svg(title, about, marks, width=720, height=34)
 
 
-def bars_over_time(
-    title: str, about: str, spans: Sequence[tuple[str, float, float]], end: float, format: Format = duration
-) -> Markup:
+def bars_over_time(title: str, about: str, spans: Sequence[tuple[str, float, float]], end: float) -> Markup:
     """Return a line for each of some tasks, from its start to its end in seconds; at most MAX_MARKS of them."""
     row, left = 16, 130
     height = row * len(spans) + 28
-    x = Axis(0, end or 1, left, 704, format)
+    x = Axis(0, end or 1, left, 704, duration)
     marks: list[Markup] = []
-    for tick in x.ticks(6):
+    ticks, format = time_ticks(end or 1, 6)
+    for tick in ticks:
         at = x.position(tick)
         marks += [line(at, 0, at, height - 24, "grid"), text(at, height - 8, format(tick))]
     for index, (name, begin, stop) in enumerate(spans):
