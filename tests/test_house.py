@@ -31,8 +31,8 @@ STAGES = "source/ segment.py prompt.py batch.py model/ device_map/ decode/ check
 RULES = {
     "jobs/__main__.py": "config.py schema.py cli/ launch/ write/sweep_points.py errors.py sanitize.py signals.py "
     "streams.py",
-    "jobs/": f"run/ report/ doctor/ bench/ plan_report.py prompt_end.py {STAGES} formats/ schema.py manifest.py "
-    f"sanitize.py signals.py streams.py {BASE}",
+    "jobs/": f"run/ report/ doctor/ bench/ evaluate/ plan_report.py prompt_end.py {STAGES} formats/ schema.py "
+    f"manifest.py sanitize.py signals.py streams.py {BASE}",
     "file_units.py": f"formats/ {BASE}",
     "plan_report.py": "run/reporter.py device_map/ prompt_end.py records.py sanitize.py errors.py",
     "prompt_end.py": "prompt.py",
@@ -44,6 +44,7 @@ RULES = {
     "run/": f"{STAGES} formats/ file_units.py schema.py manifest.py sanitize.py signals.py streams.py {BASE}",
     "report/": f"run/log_file.py source/ check/ write/ formats/ manifest.py sanitize.py {BASE}",
     "doctor/": f"{STAGES} formats/ prompt_end.py schema.py {BASE}",
+    "evaluate/": f"run/finished_rows.py source/ write/ formats/ manifest.py {BASE}",
     "bench/": f"decode/ model/ device_map/ {BASE}",
     "demo/": "",
     "config.py": "cli/ schema.py errors.py",
@@ -111,7 +112,8 @@ HEAVY = {
     "huggingface_hub": "model/files.py",
     "datasets": "source/hub.py formats/parquet/saved_dataset.py",
     "pyarrow": "formats/parquet/ formats/bytestream.py formats/compressed_stream.py source/hub.py",
-    "numpy": "check/loops.py bench/baselines/llama.py",
+    "numpy": "check/loops.py bench/baselines/llama.py evaluate/bootstrap.py",
+    "sacrebleu": "evaluate/metrics.py",
     "triton": "decode/kernels/triton_source.py",
     "llama_cpp": "bench/baselines/llama.py",
     "gguf": "bench/baselines/gguf_file.py",
@@ -233,7 +235,7 @@ def test_an_init_file_has_only_a_docstring() -> None:
 @pytest.mark.parametrize("job", schema.JOBS)
 def test_composing_a_job_imports_no_heavy_library(job: str, tmp_path: Path) -> None:
     words = {"translate": ["preset=demo"], "prepare": ["preset=demo"], "bench": [], "languages": [], "formats": []}.get(
-        job, ["name=demo"]
+        job, ["name=demo", *(["references=x"] if job == "evaluate" else [])]
     )
     program = (
         "import sys; from hymt_batch import config; config.load(sys.argv[1], sys.argv[2:]);"

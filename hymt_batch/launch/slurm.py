@@ -18,8 +18,8 @@ if [ -z "${{SLURM_JOB_END_TIME:-}}" ]; then  # not set by SLURM before 23.02
 	SLURM_JOB_END_TIME=$(date --date="$end" +%s 2> /dev/null)
 	export SLURM_JOB_END_TIME
 fi
-signalled='' child=''
-trap 'signalled=1; [ -z "$child" ] || kill -TERM "$child" 2> /dev/null' TERM USR1 USR2
+signalled='' asked='' child=''
+trap 'signalled=1 asked=1; [ -z "$child" ] || kill -TERM "$child" 2> /dev/null' TERM USR1 USR2
 {command} &
 child=$!
 [ -z "$signalled" ] || kill -TERM "$child"  # the signal came before the task began
@@ -28,6 +28,7 @@ while [ -n "$signalled" ]; do  # a signal ends wait, not the task
 	signalled=
 	wait "$child"; code=$?
 done
+[ -z "$asked" ] || [ "$code" -ne 143 ] || code=75  # the signal came before hymt-batch could handle it
 """
 
 REQUEUE = """\
