@@ -29,7 +29,7 @@ def run(job: ReportJob) -> ExitCode:
     """
     parent = Path(job.output_dir) / job.name
     folders = job_folders.find(OS_FS, parent)
-    paths = [write(folder) for folder in folders]
+    paths = [write(parent)] if folders == [parent] else job_report.write_sweep(OS_FS, parent, folders)
     if job.format.value == "json":
         streams.print_result(json.dumps({"reports": [str(path) for path in paths]}, sort_keys=True))
     else:

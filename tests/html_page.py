@@ -5,14 +5,14 @@ from __future__ import annotations
 from html.parser import HTMLParser
 from pathlib import Path
 
-DOCUMENT = "html head meta title style body main header footer section h1 h2 h3 p span code data small div"
+DOCUMENT = "a html head meta title style body main header footer section h1 h2 h3 p span code data small div"
 LISTS = "dl dt dd figure figcaption table caption thead tbody tr th td"
 PICTURES = "svg desc path rect line text circle"
 TAGS = frozenset(f"{DOCUMENT} {LISTS} {PICTURES}".split())
 """Every element that a report may have: none of them runs, loads or sends anything."""
 
 NAMES = "charset http-equiv content name lang dir class role aria-label aria-hidden tabindex scope value data-figure"
-SHAPES = "viewbox xmlns preserveaspectratio x y x1 y1 x2 y2 cx cy r rx d width height text-anchor fill"
+SHAPES = "href viewbox xmlns preserveaspectratio x y x1 y1 x2 y2 cx cy r rx d width height text-anchor fill"
 ATTRIBUTES = frozenset(f"{NAMES} {SHAPES}".split())
 EMPTY = frozenset({"meta", "path", "rect", "line", "circle"})
 
@@ -45,6 +45,8 @@ class Page(HTMLParser):
         self.problems += [f"attribute {name} of {tag}" for name in names if name not in ATTRIBUTES]
         self.problems += [f"{name} twice in {tag}" for name in names if names.count(name) > 1]
         given = dict(attrs)
+        if not (given.get("href") or "./").startswith("./"):  # a file beside the report
+            self.problems.append(f"a link to {given['href']}")
         if key := given.get("data-figure"):
             value = float(given["value"] or "nan")
             if self.figures.setdefault(key, value) != value:

@@ -42,7 +42,7 @@ RULES = {
     "run/replica.py": f"code_prompt.py schema.py {STAGES} {BASE}",
     "run/finish.py": f"report/job_report.py schema.py signals.py {STAGES} {BASE}",
     "run/": f"{STAGES} formats/ file_units.py schema.py manifest.py sanitize.py signals.py streams.py {BASE}",
-    "report/": f"run/log_file.py source/ check/ write/ formats/ manifest.py sanitize.py {BASE}",
+    "report/": f"run/log_file.py evaluate/store.py source/ check/ write/ formats/ manifest.py sanitize.py {BASE}",
     "doctor/": f"{STAGES} formats/ prompt_end.py schema.py {BASE}",
     "evaluate/": f"run/finished_rows.py source/ write/ formats/ manifest.py {BASE}",
     "bench/": f"decode/ model/ device_map/ {BASE}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -12,19 +13,24 @@ import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from hymt_batch import manifest
 from hymt_batch.decode.request import Completion
+from hymt_batch.evaluate import store
 from hymt_batch.fs import OS_FS
 from hymt_batch.manifest import JobRecord
 from hymt_batch.records import Part, SkippedFile
-from hymt_batch.report import figures, job_data, job_page, job_report, page, words
+from hymt_batch.report import figures, job_data, job_page, job_report, page, sweep_page, words
 from hymt_batch.report.history import History, Run
 from hymt_batch.report.job_data import JobData
 from hymt_batch.report.markup import Markup, element, escape
 from hymt_batch.report.measure import Example, Measured, Reservoir
+from hymt_batch.report.sweep_page import Point
+from hymt_batch.write import run_progress, sweep_points
+from hymt_batch.write.run_progress import RunProgress
 from hymt_batch.write.task_status import TaskStatus
 from hymt_batch.write.timeline import Interval
 from jobs import __main__ as front
@@ -179,6 +185,65 @@ def test_errors_of_the_report_job(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert front.main(["report", "name=n", f"output_dir={tmp_path / 'out'}"]) == 6
     assert "has nothing to report on" in capsys.readouterr().err
     (tmp_path / "out" / "n" / "report.html").mkdir()
+
+
+def test_scores_are_shown_with_their_signatures_and_stale_ones_are_called_so(tmp_path: Path) -> None:
+    assert translate(tmp_path, write_source(tmp_path, "one"), "launch.report=false") == 0
+    folder = tmp_path / "out" / "n"
+    paired = {"baseline": 50.5, "difference": -1.25, "p_value": 0.04, "score": 49.25, "signature": "nrefs:1|<b>"}
+    languages = [{"tgt_lang": "fr", "rows": 1, "metrics": {"chrf": paired, "ter": {"score": 1.0, "signature": "s"}}}]
+    sha256 = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    value = {"manifest_sha256": sha256, "rows": 1, "scored": 1, "languages": languages, "baseline": {"name": "other"}}
+    store.save(OS_FS.within(folder), folder, value, [])
+    parsed = report_on(folder)
+    assert parsed.figures["fr.chrf"] == 49.25 and parsed.figures["fr.ter"] == 1
+    for shown in ("nrefs:1|<b>", "-1.25", "0.0400", "50.50", "other", "chrF2"):
+        assert shown in parsed.texts
+    assert "earlier output" not in parsed.text
+    store.save(OS_FS.within(folder), folder, value | {"manifest_sha256": "0"}, [])
+    assert "earlier output" in report_on(folder).text
+
+
+def test_a_sweep_has_a_report_with_its_points_and_those_that_no_other_beats(tmp_path: Path) -> None:
+    folder = tmp_path / "out" / "s"
+    source = write_source(tmp_path, *(f"row {index} {'long' if index % 7 == 0 else ''}" for index in range(70)))
+    names = ["first", "second", "语料"]
+    for name in names:
+        assert run([f"output_dir={folder}", "tgt_lang=fr", "model=demo", f"name={name}", source]) == 0
+    sweep_points.save(folder, [*names, "never begun"])
+    for index, name in enumerate(names):
+        seconds = float(index + 1)
+        progress = RunProgress(0.01, share=1.0, timeline=(Interval(1e9, seconds, 70, 700),))
+        run_progress.write(OS_FS, folder / name, progress)
+        sha256 = hashlib.sha256((folder / name / "manifest.json").read_bytes()).hexdigest()
+        score = {"score": [50.0, 40.0, 60.0][index], "signature": "s"}  # the second one is slower and worse
+        value = {"manifest_sha256": sha256, "languages": [{"tgt_lang": "fr", "metrics": {"chrf": score}}]}
+        store.save(OS_FS.within(folder / name), folder / name, value, [])
+    assert front.main(["report", "name=s", f"output_dir={tmp_path / 'out'}"]) == 0
+    parsed = Page(folder / "report.html")
+    assert parsed.problems == []
+    assert parsed.figures["points"] == 4 and parsed.figures[f"{names[0]}.rows"] == 70
+    assert parsed.texts.count("complete, not beaten") == 2 and parsed.texts.count("not started") == 1
+    assert "chrF2 ↑" in parsed.texts and "Speed and quality" in parsed.texts
+    links = [value for name, value in parsed.attributes if name == "href"]
+    assert links == [f"./{name}/report.html" for name in map(quote, names)]
+    assert all((folder / name / "report.html").is_file() for name in names)
+
+
+def test_points_of_a_sweep_are_ranked_by_their_flags_without_scores() -> None:
+    def point(name: str, seconds: float, flags: int) -> Point:
+        data = data_with([f"word{index}" for index in range(500)])
+        sums = replace(data.figures, texts=100, flags={"loop": flags, "blank": 50})
+        return Point(name, replace(data, figures=sums, timeline=[Interval(1e9, seconds, 100, 1)]))
+
+    points = [point("fast", 1, 9), point("good", 5, 1), point("<i>beaten", 6, 2), Point("</b>none", None)]
+    parsed = Page(sweep_page.render("<script>", points, "x"))
+    assert parsed.problems == []
+    assert parsed.texts.count("complete, not beaten") == 2
+    assert "flags per 100 rows ↑" in parsed.texts and "<i>beaten" in parsed.texts
+    many = [replace(points[0], name=f"p{index}") for index in range(3000)]
+    large = Page(sweep_page.render("s", many, "x"))
+    assert large.num_nodes < 5000 and large.num_bytes < 3_000_000
 
 
 def test_several_languages_and_fields_have_their_ids_and_lengths(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count
 
 from hymt_batch.report.markup import Markup, element, shorten
 
@@ -193,6 +192,7 @@ def share_bar(share: float) -> Markup:
 class Dot:
     """A point of a sweep."""
 
+    number: int
     name: str
     x: float
     y: float
@@ -200,41 +200,42 @@ class Dot:
 
 
 def scatter(title: str, about: str, dots: Sequence[Dot], x_name: str, y_name: str) -> Markup:
-    """Return points with two measures, more of both being better; those that no other beats are joined by a line."""
-    width, height, left, bottom = 720, 330, 62, 44
-    x = _padded(left, width - 16, [dot.x for dot in dots])
-    y = _padded(height - bottom, 22, [dot.y for dot in dots])
-    marks: list[Markup] = []
+    """Return points with two measures, more of both being better; those that no other beats are joined by a line.
+
+    A measure of which less is better has negative values; they are shown without their sign.
+    """
+    width, height, left, top, bottom = 520, 330, 58, 34, 46
+    x = _padded(left, width - 14, [dot.x for dot in dots])
+    y = _padded(height - bottom, top, [dot.y for dot in dots])
+    base = height - bottom
+    marks = [text(left - 50, 14, f"{y_name} ↑", "start"), text(width - 14, height - 6, f"{x_name} →", "end")]
     for tick in y.ticks(5):
         at = y.position(tick)
-        marks += [line(left, at, width - 16, at, "grid"), text(left - 8, at + 4, compact(tick), "end")]
-    for tick in x.ticks(6):
+        marks += [line(left, at, width - 14, at, "grid"), text(left - 8, at + 4, compact(abs(tick)), "end")]
+    marks.append(line(left, base, width - 14, base, "axis"))
+    for tick in x.ticks(5):
         at = x.position(tick)
-        marks += [
-            line(at, height - bottom, at, height - bottom + 4, "axis"),
-            text(at, height - bottom + 18, compact(tick)),
-        ]
-    marks.append(line(left, height - bottom, width - 16, height - bottom, "axis"))
-    marks += [text((left + width) / 2, height - 6, x_name), text(left - 54, 12, y_name, "start")]
+        marks += [line(at, base, at, base + 4, "axis"), text(at, base + 18, compact(tick))]
     best = sorted((dot.x, dot.y) for dot in dots if dot.best)
     if len(best) > 1:
         path = "L".join(f"{x.position(a):.1f} {y.position(b):.1f}" for a, b in best)
         marks.append(element("path", d=f"M{path}", class_="mark", fill="none"))
-    for number, dot in zip(count(1), dots, strict=False):
+    for dot in dots:
         at_x, at_y = x.position(dot.x), y.position(dot.y)
-        kind = "dot best" if dot.best else "dot"
-        marks.append(element("circle", element("title", dot.name), cx=at_x, cy=at_y, r=6.0, class_=kind))
-        is_right = at_x > width - 120
-        marks.append(
-            text(at_x + (-11 if is_right else 11), at_y + 4, str(number), "end" if is_right else "start", "label")
-        )
+        kind = "dot.best" if dot.best else "dot"
+        marks.append(element(f"circle.{kind}", cx=at_x, cy=at_y, r=5.5))
+        is_right = at_x > width - 60
+        side, anchor = (-10, "end") if is_right else (10, "start")
+        marks.append(text(at_x + side, at_y + 4, str(dot.number), anchor, "label"))
     return svg(title, about, marks, width=width, height=height)
 
 
 def _padded(start: float, end: float, values: Sequence[float]) -> Axis:
     low, high = min(values), max(values)
     margin = (high - low) * 0.12 or abs(high) * 0.1 or 1.0
-    return Axis(max(0.0, low - margin) if low >= 0 else low - margin, high + margin, start, end, compact)
+    least = max(0.0, low - margin) if low >= 0 else low - margin
+    most = min(0.0, high + margin) if high <= 0 and low < 0 else high + margin
+    return Axis(least, most, start, end, compact)
 
 
 def strip(title: str, about: str, blocks: Sequence[tuple[str, int, int]]) -> Markup:

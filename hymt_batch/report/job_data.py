@@ -9,6 +9,8 @@ from pathlib import Path
 
 from hymt_batch import manifest
 from hymt_batch.errors import HymtError
+from hymt_batch.evaluate import store
+from hymt_batch.evaluate.store import StoredScores
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict, StateDamagedError
 from hymt_batch.records import SkippedFile, Status
@@ -39,6 +41,7 @@ class JobData:
     skipped: Sequence[SkippedFile] = ()
     history: History | None = None
     tasks: TaskStatus | None = None  # of a prepared job
+    scores: StoredScores | None = None  # of `evaluate`
     max_error_rate: float | None = None  # of the newest run
 
     @property
@@ -83,6 +86,7 @@ def gather(fs: Fs, folder: Path, records: Sequence[JsonDict] | None = None) -> J
         skipped=_skipped(fs, folder),
         history=history.read(fs, folder, time.time() if is_ending else None),
         tasks=_tasks(fs, folder),
+        scores=store.read(fs, folder),
         max_error_rate=progress.max_error_rate if progress else None,
     )
 
@@ -107,6 +111,7 @@ def _of_manifest(fs: Fs, folder: Path) -> JobData | None:
         measured=found,
         errors=examples.find_errors(fs, folder, rels) if value["errors"] else {},
         skipped=manifest.skipped_in(value),
+        scores=store.read(fs, folder),
     )
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from hymt_batch import languages
 from hymt_batch.records import plural
-from hymt_batch.report import chart, rows_section, run_sections, speed_section
+from hymt_batch.report import chart, evaluation_section, rows_section, run_sections, speed_section
 from hymt_batch.report.job_data import JobData
 from hymt_batch.report.markup import Child, Markup, element
 from hymt_batch.report.measure import BLANK
@@ -24,6 +24,7 @@ def render(data: JobData, made_by: str) -> bytes:
     sections = [
         _summary(data),
         speed_section.render(data),
+        evaluation_section.render(data.scores),
         rows_section.render_flags(data),
         rows_section.render_statuses(data),
         rows_section.render_files(data),

@@ -1,4 +1,4 @@
-"""Write the report of a job into its folder: `report.html`.
+"""Write the report of a job, or of a sweep, into its folder: `report.html`.
 
 It is one file, replaced atomically. It is no part of the job: not reproducible, not in the manifest, read by nobody.
 """
@@ -8,14 +8,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from hymt_batch.errors import HymtError, first_line
 from hymt_batch.fs import write_atomic
 from hymt_batch.fs_protocol import Fs
-from hymt_batch.manifest import JsonDict
-from hymt_batch.report import job_data, job_page
+from hymt_batch.manifest import JsonDict, StateDamagedError
+from hymt_batch.report import job_data, job_page, sweep_page
+from hymt_batch.report.job_data import JobData
+from hymt_batch.report.measure import Measured
+from hymt_batch.report.sweep_page import Point
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +38,33 @@ def write(fs: Fs, folder: Path, records: Sequence[JsonDict] | None = None) -> Pa
         StateDamagedError: The folder has neither a readable job nor a manifest.
         HymtError: It cannot be written.
     """
-    page = job_page.render(job_data.gather(fs, folder, records), made_by())
-    write_atomic(fs, folder / NAME, page, sync_folder=False)
+    return _write_job(fs, folder, job_data.gather(fs, folder, records))
+
+
+def write_sweep(fs: Fs, folder: Path, points: Sequence[Path]) -> list[Path]:
+    """Write the report of each point of a sweep that was begun, and that of the sweep; return their paths.
+
+    Raises:
+        HymtError: One of them cannot be written.
+    """
+    paths, shown = [], []
+    for point in points:
+        fs_of_point = fs.within(point)
+        try:
+            data = job_data.gather(fs_of_point, point)
+        except StateDamagedError:
+            shown.append(Point(point.name, None))
+            continue
+        paths.append(_write_job(fs_of_point, point, data))
+        # what the page of the sweep needs, without the rows
+        shown.append(Point(point.name, replace(data, measured=Measured(), errors={}, history=None)))
+    page = sweep_page.render(folder.name, shown, made_by())
+    write_atomic(fs.within(folder), folder / NAME, page, sync_folder=False)
+    return [*paths, folder / NAME]
+
+
+def _write_job(fs: Fs, folder: Path, data: JobData) -> Path:
+    write_atomic(fs, folder / NAME, job_page.render(data, made_by()), sync_folder=False)
     return folder / NAME
 
 

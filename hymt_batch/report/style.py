@@ -48,7 +48,7 @@ th code, td code { white-space: nowrap; }
 .tile dd.bad { color: var(--bad); } .tile dd.warn { color: var(--warn); }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); gap: 14px; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 14px; }
-figure.wide { margin: 0 0 14px; }
+figure.wide { margin: 0 0 14px; } figure .narrow { max-width: 720px; }
 figcaption { font-weight: 600; font-size: 14px; margin-bottom: 6px; }
 figcaption small { display: block; font-weight: 400; color: var(--muted); font-size: 13px; }
 svg { display: block; width: 100%; height: auto; }
