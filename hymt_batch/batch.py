@@ -206,9 +206,11 @@ def _run_lengths(
 
 
 def _decode_key(document: Document, prompts: Sequence[Prompt], plan_version: int) -> object:
-    """Return the key for deduplication: rows with equal keys have the same translation and are decoded once.
+    """Return the key for deduplication: rows with equal keys have the same translation and flags.
 
-    In plan 1 the key is the row's text and languages exactly as in the source.
+    A check may depend on both languages, so rows of different ones are decoded each for itself, even if their prompts
+    are equal. Plans before 8 had no source language in the key, and plan 1 the row's text and languages exactly as in
+    the source.
     """
     if plan_version == 1:
         return document.text, document.src_lang, document.tgt_lang
@@ -217,6 +219,8 @@ def _decode_key(document: Document, prompts: Sequence[Prompt], plan_version: int
         key: tuple[object, ...] = prompt.ids, prompt.num_source_tokens, prompt.tgt_lang
     else:
         key = tuple((prompt.ids, prompt.num_source_tokens, prompt.tgt_lang) for prompt in prompts)
+    if plan_version > 7 and prompts[0].src_lang is not None:
+        key = key, prompts[0].src_lang
     return (key, document.codes) if document.codes else key  # other codes may be sent under another prompt
 
 

@@ -51,11 +51,15 @@ def count_error_rows(counts: Mapping[str, int]) -> int:
     return sum(counts.get(status, 0) for status in ERROR_STATUSES if status is not Status.FAILED_FILE)
 
 
+HARD_FLAGS = frozenset({"empty", "truncated", "loop"})
+"""Flags of translations that are probably unusable: they cause a second try, if `check.max_attempts` allows it."""
+
+
 UNLISTED_STATUSES = frozenset({Status.OK, Status.NOT_SELECTED})
 """Statuses of rows that are not listed in errors/: there is nothing to tell about them."""
 
 
-PLAN_VERSION = 7
+PLAN_VERSION = 8
 """Version of the plan: which rows are sent, which are equal, how they are cut, what is decoded together, which rows are
 divided, and what the digests cover.
 
@@ -223,6 +227,7 @@ class Prompt:
     num_source_tokens: int  # tokens of the segment's text alone, for limits and throughput
     tgt_lang: str
     src_lang: str | None = None  # None if neither the job nor the row names it
+    around: tuple[str, str] = ("", "")  # what the user turn has before the segment's text, and after it
 
 
 @dataclass(frozen=True, slots=True)

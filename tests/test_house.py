@@ -29,8 +29,11 @@ BASE = (
 STAGES = "source/ segment.py prompt.py batch.py model/ device_map/ decode/ check/ write/ launch/ shard.py"
 
 RULES = {
-    "jobs/__main__.py": "config.py schema.py cli/ launch/ write/sweep_points.py errors.py sanitize.py signals.py "
-    "streams.py",
+    "jobs/__main__.py": "config.py schema.py cli/ launch/ write/sweep_points.py errors.py sanitize.py severity.py "
+    "signals.py streams.py",
+    # the settings of a pass are complete only when those of the job are known
+    "jobs/retry.py": f"cli/validate.py run/ doctor/ {STAGES} schema.py manifest.py sanitize.py severity.py "
+    f"signals.py {BASE}",
     "jobs/": f"run/ report/ doctor/ bench/ evaluate/ plan_report.py prompt_end.py {STAGES} formats/ schema.py "
     f"manifest.py sanitize.py signals.py streams.py {BASE}",
     "file_units.py": f"formats/ {BASE}",
@@ -48,7 +51,8 @@ RULES = {
     "bench/": f"decode/ model/ device_map/ {BASE}",
     "demo/": "",
     "config.py": "cli/ schema.py errors.py",
-    "cli/": "schema.py */settings.py formats/registry.py write/sweep_points.py languages.py errors.py",
+    "cli/": "schema.py */settings.py formats/registry.py decode/registry.py write/sweep_points.py languages.py "
+    "errors.py",
     "schema.py": "*/settings.py decode/registry.py segment.py prompt.py batch.py shard.py model/synthetic.py "
     "setting.py errors.py",
     "source/settings.py": "formats/registry.py formats/options.py formats/text_encoding.py formats/zstd_frame.py "
@@ -58,8 +62,9 @@ RULES = {
     "*/settings.py": "byte_size.py setting.py languages.py errors.py",
     "source/": f"formats/ manifest.py blank.py {BASE}",
     "segment.py": f"blank.py codes.py cut.py {BASE}",
-    "prompt.py": BASE,
-    "code_prompt.py": f"prompt.py codes.py {BASE}",
+    "prompt.py": f"prompt_encoder.py {BASE}",
+    "prompt_encoder.py": BASE,
+    "code_prompt.py": f"prompt.py prompt_encoder.py codes.py {BASE}",
     "batch.py": BASE,
     "shard.py": "setting.py errors.py",
     "decode/": f"model/ device_map/placement.py {BASE}",
@@ -82,6 +87,7 @@ RULES = {
     "storage_error.py": "errors.py",
     "languages.py": "errors.py language_table.py language_tags.py",
     "byte_size.py": "errors.py",
+    "severity.py": "errors.py",
     **dict.fromkeys(
         (
             "records.py",

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from hymt_batch import manifest, schema
+from hymt_batch import batch, manifest, schema
 from hymt_batch.decode.request import Completion, Request
 from hymt_batch.errors import ExitCode, IdentityError
 from hymt_batch.fs import OS_FS
@@ -221,6 +221,36 @@ def test_a_new_folder_records_the_version_of_its_identity_and_of_its_plan(folder
     folders.run("new-text")
     identity = manifest.read_job(OS_FS, folders.root / "new-text").identity
     assert (identity["version"], identity["batch"]["plan"]) == (identity_versions.VERSION, PLAN_VERSION)
+
+
+def test_a_folder_of_plan_7_goes_on_with_rows_that_share_a_text_over_source_languages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"text": f"row {index}", "from": code} for index in range(8) for code in ("de", "es", "it")]
+    (tmp_path / "in.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    words = [f"source.path={tmp_path / 'in.jsonl'}", "source.src_lang_field=from", "batch.part_rows=2"]
+    resolve = batch.resolve_part_limits
+
+    def of_plan_7(*arguments: Any) -> batch.PartLimits:
+        return replace(resolve(*arguments), plan=7)
+
+    job = fake_job.Job(tmp_path)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(batch, "resolve_part_limits", of_plan_7)
+        job("name=whole", *words)
+        assert job.decoded == 8
+        job.calls = 0
+        job.interrupt("name=half", *words, at=3)
+    decoded = job.decoded
+    job("name=half", *words)
+    half, whole = tmp_path / "out/half", tmp_path / "out/whole"
+    assert decoded + 4 == job.decoded == 16
+    assert manifest.read_job(OS_FS, half).identity["batch"]["plan"] == 7
+    assert (half / "translated/in.jsonl").read_bytes() == (whole / "translated/in.jsonl").read_bytes()
+    job("name=whole", *words)
+    assert job.decoded == 16
+    job("name=new", *words)
+    assert job.decoded == 16 + 24
 
 
 def test_a_folder_of_a_newer_version_is_refused(folders: Folders) -> None:

@@ -35,7 +35,8 @@ def climb(
     encoder = Bytes()
     before, after = template.instruction(None, None)
     segment = Segment(0, 0, source, codes=codes)
-    usual = Prompt(segment, "a#1", (256, *f"{before}{source}{after}".encode(), 257), len(source), tgt, "en")
+    ids = (256, *f"{before}{source}{after}".encode(), 257)
+    usual = Prompt(segment, "a#1", ids, len(source), tgt, "en", (before, after))
     sent: list[tuple[str, int]] = []
 
     def decode(prompts: Sequence[Prompt], attempts: Sequence[int]) -> list[Translation]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hymt_batch import languages
 from hymt_batch.cli import job_name
+from hymt_batch.decode.registry import Draws
 from hymt_batch.decode.settings import Method
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats import registry
@@ -34,17 +35,11 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:
     Raises:
         ConfigError: Settings cannot be combined.
     """
-    source, write, decode = job.source, job.write, job.decode
+    source, write = job.source, job.write
     notes = _set_languages(job)
     if not job.output_dir:
         raise ConfigError("output_dir is empty", fix="Set output_dir=outputs (the default).")
-    if decode.method is Method.greedy:
-        for key in ("temperature", "top_p", "top_k"):
-            if (value := getattr(decode, key)) is not None:
-                raise ConfigError(
-                    f"decode.{key}={value} has no effect with decode.method=greedy",
-                    fix=f"Add decode=recommended to sample, or set decode.{key}=null.",
-                )
+    _check_sampling(job)
     max_tokens = (job.model.max_context - PROMPT_OVERHEAD_TOKENS) // 2
     if max_tokens < 16:
         raise ConfigError(
@@ -84,6 +79,36 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:
     if job.name is not None:
         job_name.check(job.name, job.output_dir)
     return notes
+
+
+def _check_sampling(job: TranslateJob | PlanJob | DoctorJob) -> None:
+    """Refuse what has no effect without sampling, and what would sample with an engine that cannot.
+
+    For such an engine, `auto` is the code ladder without its step that samples.
+    """
+    decode, engine, check = job.decode, job.decode.engine, job.check
+    if decode.method is Method.greedy:
+        for key in ("temperature", "top_p", "top_k"):
+            if (value := getattr(decode, key)) is not None:
+                raise ConfigError(
+                    f"decode.{key}={value} has no effect with decode.method=greedy",
+                    fix=f"Add decode=recommended to sample, or set decode.{key}=null.",
+                )
+    if decode.draws is not Draws.none:
+        return
+    if check.max_attempts > 1:
+        raise ConfigError(
+            f"check.max_attempts={check.max_attempts} samples, which decode.engine={engine} cannot",
+            fix="Set check.max_attempts=1, or decode.engine=auto.",
+        )
+    steps = [step for step in check.code_steps if step != "retry"]
+    if check.code_ladder == "auto":
+        check.code_ladder = steps
+    elif len(steps) < len(check.code_steps):
+        raise ConfigError(
+            f"the step retry of check.code_ladder samples, which decode.engine={engine} cannot",
+            fix=f"Set check.code_ladder=[{','.join(steps)}], or decode.engine=auto.",
+        )
 
 
 def _check_task(job: TranslateJob | PlanJob | DoctorJob) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch import batch, fs, manifest, prompt
-from hymt_batch.decode.settings import resolved_sampling
+from hymt_batch.decode.registry import Draws
+from hymt_batch.decode.settings import Method, resolved_sampling
 from hymt_batch.formats.text_encoding import UTF8
 from hymt_batch.prompt import GenerationPrompt
 from hymt_batch.records import PLAN_VERSION
@@ -33,6 +34,14 @@ class ResolvedJob:
     model: Mapping[str, Any]  # identity of the prepared model: hashes, commit, family, dtype
     template: prompt.PromptTemplate
     part_limits: batch.PartLimits
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The sampling parameters, and the engine if the job may sample and the engine draws in its own way."""
+        decode, check = self.job.decode, self.job.check
+        may_sample = decode.method is Method.sampling or check.max_attempts > 1 or "retry" in check.code_steps
+        engine = {"drawn_by": decode.engine} if may_sample and decode.draws is Draws.own else {}
+        return {**resolved_sampling(decode, self.job.model.sampling), **engine}
 
     @property
     def retry_sampling(self) -> dict[str, Any] | None:
@@ -91,7 +100,7 @@ IDENTITY_RESOLVERS: dict[str, Resolver] = {
     ),
     "sampling": Resolver(
         (*_keys("decode", "temperature", "top_p", "top_k", "repetition_penalty"), *CARD_SAMPLING),
-        lambda resolved: _under("decode", resolved_sampling(resolved.job.decode, resolved.job.model.sampling)),
+        lambda resolved: _under("decode", resolved.sampling),
     ),
     "seed": Resolver(("seed",), lambda resolved: {"decode.seed": resolved.job.seed}),
     "code ladder": Resolver(

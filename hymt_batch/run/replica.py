@@ -116,7 +116,7 @@ class Replica:
         if self._opened is not None and self._opened.settings == settings:
             self._warnings.replay()
         else:
-            self._opened = None
+            self.close()
             vars(self).pop("decoder", None)  # the memory of the engine before must be free for the next one
             with self._warnings.record():
                 self._opened = self._open_engine(job, settings, check_stop)
@@ -146,6 +146,12 @@ class Replica:
             on_finished=lambda rows, tokens: self._on_batch(rows, tokens),
         )
         return _OpenedEngine(settings, context, open_engine(context, check_stop))
+
+    def close(self) -> None:
+        """Close the engine; the replica can only be used again by another call of `use`."""
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.engine.close()
 
     @property
     def environment(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from hymt_batch.records import PLAN_VERSION
 VERSION = 6
 """Version of the identity, stored in the identity itself; version 1 did not store it."""
 
-EARLIER = ((6, 6), (5, 6), (4, 5), (4, 4), (3, 3), (3, 2), (2, 2), (1, 1))
+EARLIER = ((6, 7), (6, 6), (5, 6), (4, 5), (4, 4), (3, 3), (3, 2), (2, 2), (1, 1))
 """Earlier pairs of identity and plan version, newest first."""
 
 NOT_RECORDED = "(not recorded)"
