@@ -35,7 +35,7 @@ from hymt_batch.write.task_status import TaskStatus
 from hymt_batch.write.timeline import Interval
 from jobs import __main__ as front
 from tests.fakes import engine, upper
-from tests.fakes.job import Job, run
+from tests.fakes.job import Job, installed, run
 from tests.html_page import Page
 
 ROOT = Path(__file__).parent.parent
@@ -244,6 +244,31 @@ def test_points_of_a_sweep_are_ranked_by_their_flags_without_scores() -> None:
     many = [replace(points[0], name=f"p{index}") for index in range(3000)]
     large = Page(sweep_page.render("s", many, "x"))
     assert large.num_nodes < 5000 and large.num_bytes < 3_000_000
+
+
+def test_rows_of_a_pass_are_shown_in_place_of_those_that_they_replaced(tmp_path: Path) -> None:
+    lines = [*(f"row {index}" for index in range(9)), "long that heals", "empty that heals", "long that stays"]
+    assert translate(tmp_path, write_source(tmp_path, *lines), "check.max_error_rate=1") == 0
+
+    def heal(requests: Any, check_stop: Any) -> list[Completion]:
+        texts = [bytes(done.ids).decode() for done in engine.upper(requests, check_stop)]
+        done = zip(texts, misbehave(requests, check_stop), strict=True)
+        return [Completion(list(text.encode()), "stop") if "HEALS" in text else kept for text, kept in done]
+
+    with installed(heal):
+        assert (
+            front.main(
+                ["retry", "name=n", f"output_dir={tmp_path / 'out'}", "flags=[truncated,empty]", "launch.report=true"]
+            )
+            == 0
+        )
+    folder = tmp_path / "out" / "n"
+    (listed,) = manifest_of(folder)["passes"]
+    for parsed in (Page(folder / "report.html"), report_on(folder)):
+        assert parsed.figures["replaced.1"] == listed["replaced"] >= 2
+        assert parsed.figures["flags.truncated"] == 1
+        assert "LONG THAT STAYS" in parsed.texts and "LONG THAT HEALS" not in parsed.texts
+    assert_same_figures(folder)
 
 
 def test_several_languages_and_fields_have_their_ids_and_lengths(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,6 +46,7 @@ class Figures:
     environments: Sequence[JsonDict]
     listed: Sequence[FileFigures] = ()
     failed: Sequence[Mapping[str, str]] = field(default_factory=list)
+    replaced: Mapping[int, int] = field(default_factory=dict)  # number of a pass -> its rows in the outputs
 
     @property
     def error_rows(self) -> int:
@@ -71,6 +73,7 @@ def of_records(records: Sequence[JsonDict]) -> Figures:
         environments=[totals.environments[key] for key in sorted(totals.environments)],
         listed=_worst(_file_of_record(record) for record in records),
         failed=manifest.failed_files(records),
+        replaced=_replaced(records),
     )
 
 
@@ -101,6 +104,14 @@ def of_manifest(value: JsonDict) -> Figures:
         listed=_worst(outputs),
         failed=list(value.get("failed", [])),
     )
+
+
+def _replaced(records: Iterable[JsonDict]) -> dict[int, int]:
+    replaced: Counter[int] = Counter()
+    for record in records:
+        for item in record.get("passes", ()):
+            replaced[item["number"]] += item["replaced"]
+    return dict(replaced)
 
 
 def _file_of_record(record: JsonDict) -> FileFigures:

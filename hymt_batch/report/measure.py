@@ -10,7 +10,7 @@ import random
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hymt_batch.check import assemble
@@ -21,6 +21,7 @@ from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import Document, Input, Row, ShardRecord, Status
 from hymt_batch.report.sources import SourceReader
 from hymt_batch.write import file_record, input_locations, place_ids
+from hymt_batch.write.pass_rows import LaterRows, PassRows, is_as_good
 from hymt_batch.write.record_store import RecordStore
 from hymt_batch.write.shard_table import ShardTable
 from hymt_batch.write.state_file import StateFileDamagedError
@@ -97,16 +98,18 @@ def measure(fs: Fs, folder: Path, job: JobRecord, records: Mapping[str, JsonDict
     measured, files = Measured(), list(_read_files(fs, folder, job, records))
     paths = input_locations.find(fs, folder, [file.input.rel for file in files], [])
     sources, rows = SourceReader(job, paths), RecordStore(fs, folder, job.identity_sha256)
-    config = check_config(job)
+    config, later = check_config(job), PassRows(fs, folder, job, refuse_damage=lambda what: None)
     wanted = _spread([(file, shard) for file in files for shard in file.shards])
     with contextlib.closing(sources):
         for file, shard in wanted:
             try:
                 recorded = rows.read(file.input.file_id, shard.index)
+                of_passes = later.load(file.input.file_id, shard)
             except (StateFileDamagedError, OSError):
                 continue
             if recorded is not None:
-                _add_shard(measured, sources, job, file, shard, recorded[1].rows, config)
+                of_shard = _ShardRows(file, shard, recorded[1].rows, of_passes)
+                _add_shard(measured, sources, of_shard, config, has_names=place_ids.are_needed(job, file.input))
     measured.num_files = len({file.input.rel for file, _ in wanted})
     measured.num_unread = len(sources.unread)
     return measured
@@ -147,25 +150,33 @@ def _spread(shards: Sequence[tuple[_File, ShardRecord]]) -> list[tuple[_File, Sh
     return [shards[index * len(shards) // num] for index in range(num)]
 
 
+@dataclass(frozen=True, slots=True)
+class _ShardRows:
+    """A shard as it was decoded."""
+
+    file: _File
+    shard: ShardRecord
+    rows: Sequence[Row]
+    later: LaterRows  # of passes
+
+
 def _add_shard(
-    measured: Measured,
-    sources: SourceReader,
-    job: JobRecord,
-    file: _File,
-    shard: ShardRecord,
-    rows: Sequence[Row],
-    config: CheckConfig,
+    measured: Measured, sources: SourceReader, of_shard: _ShardRows, config: CheckConfig, *, has_names: bool
 ) -> None:
-    documents = sources.documents(file.input, file.record, file.shards, shard.index)
+    file = of_shard.file
+    documents = sources.documents(file.input, file.record, file.shards, of_shard.shard.index)
     one_line = registry.get(file.record["format"]).one_line and not _has_several_texts(sources, file)
-    has_names = place_ids.are_needed(job, file.input)
-    measured.num_rows += len(rows)
-    for row in rows:
+    measured.num_rows += len(of_shard.rows)
+    for row in of_shard.rows:
         document = documents.get(row.row_index)
         if document is not None and document.digest != row.digest:
             document = None
             sources.unread.add(file.input.rel)
-        shaped = assemble.shape_row(document, row, one_line, config) if document is not None else row
+        shaped = _shape(document, row, one_line, config)
+        for _, candidate in of_shard.later.get(row.row_index, ()):
+            again = replace(_shape(document, candidate, one_line, config), row_index=row.row_index)
+            if candidate.digest == row.digest and is_as_good(again, shaped):  # as when the file was assembled
+                shaped = again
         if shaped.attempts > 1:
             measured.attempts[shaped.attempts] += 1
         for flag in shaped.flags:
@@ -175,6 +186,10 @@ def _add_shard(
         if is_ok and document is not None and document.text and shaped.text:
             ratios = measured.ratios.setdefault(document.tgt_lang or "", array("f"))
             ratios.append(len(shaped.text) / len(document.text))
+
+
+def _shape(document: Document | None, row: Row, one_line: bool, config: CheckConfig) -> Row:
+    return row if document is None else assemble.shape_row(document, row, one_line, config)
 
 
 def _has_several_texts(sources: SourceReader, file: _File) -> bool:

@@ -13,6 +13,7 @@ from hymt_batch.report.page import facts, isolated, number, plain, section, sett
 
 MAX_TASKS = 20  # that work now, and are listed
 MAX_ENVIRONMENTS = 6
+MAX_PASSES = 20
 MAX_BLOCKS = 30  # runs of modules on one device
 
 
@@ -90,6 +91,18 @@ def render_runs(data: JobData) -> Markup | None:
     ]
     if marks:
         children.append(table("Faults", ("Mark", "Parts", "Meaning"), marks, ("", "number", "about")))
+    passes = [
+        [
+            number(one.number),
+            ", ".join([*one.statuses, *one.flags]),
+            number(sum(one.files.values())),
+            number(sums.replaced.get(one.number, 0), f"replaced.{one.number}"),
+        ]
+        for one in data.job.passes[-MAX_PASSES:]
+    ]
+    if passes:
+        columns = ("Pass", "Rows with", "Decoded again", "Replaced")
+        children.append(table("Passes of hymt-batch retry", columns, passes, ("number", "path", "number", "number")))
     lines: list[tuple[str, Child]] = []
     if attempts := data.measured.attempts:
         lines.append(("Rows decoded again", f"{sum(attempts.values()):,} of {data.measured.num_rows:,} rows looked at"))

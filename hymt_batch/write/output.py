@@ -214,11 +214,6 @@ class Output(JobOutput):
         """True if every file is published, so that nothing is left but to finalize."""
         return self._bare_manifest is not None or self._publisher.all_published
 
-    @property
-    def is_finished(self) -> bool:
-        """True if nothing is left to do: the manifest describes the published files."""
-        return self._bare_manifest is not None or self._publisher.is_finished
-
     def file_records(self) -> Sequence[JsonDict]:
         """Return the records of all files, which must be published, without their shards."""
         return self._publisher.file_records()
