@@ -36,6 +36,7 @@ class OnMismatch(Enum):
     """What to do if the folder's job was started with other settings."""
 
     refuse = "refuse"
+    keep = "keep"
     fork = "fork"
 
 
@@ -44,7 +45,13 @@ class OnInputChange(Enum):
 
     refuse = "refuse"
     redo = "redo"
+    update = "update"
     fork = "fork"
+
+    @property
+    def is_accepted(self) -> bool:
+        """True if changed inputs are translated again in the same folder."""
+        return self in (OnInputChange.redo, OnInputChange.update)
 
 
 class BenchDtype(Enum):
@@ -320,6 +327,33 @@ class EvaluateJob(InspectJob):
 
 
 @dataclass(kw_only=True, slots=True)
+class CompareJob:
+    """Settings of `hymt-batch compare`; documented in conf/compare.yaml."""
+
+    name: Operation[str | None] = None
+    names: Operation[Any] = None
+    output_dir: Operation[str] = "outputs"
+    format: Operation[ReportFormat] = ReportFormat.text
+    baseline: Operation[str | None] = None
+    out: Operation[str | None] = None
+
+    def __post_init__(self) -> None:
+        if (self.name is None) == (self.names is None):
+            both = "both are set" if self.name is not None else "neither is set"
+            raise ConfigError(f"name= or names= is needed, and {both}", fix="Set name=SWEEP, or names=[A,B].")
+        if self.names is not None:
+            names = self.names if isinstance(self.names, (list, tuple)) else [self.names]
+            if not names or not all(names):
+                raise ConfigError(f"names={self.names} names no job", fix="Set names=[A,B].")
+            self.names = [str(name) for name in names]
+
+
+@dataclass(kw_only=True, slots=True)
+class ReportJob(InspectJob):
+    """Settings of `hymt-batch report`; documented in conf/report.yaml."""
+
+
+@dataclass(kw_only=True, slots=True)
 class LanguagesJob:
     """Settings of `hymt-batch languages`; documented in conf/languages.yaml."""
 
@@ -345,6 +379,8 @@ JOBS: dict[str, type] = {
     "status": StatusJob,
     "verify": VerifyJob,
     "evaluate": EvaluateJob,
+    "report": ReportJob,
+    "compare": CompareJob,
     "languages": LanguagesJob,
     "formats": FormatsJob,
 }
