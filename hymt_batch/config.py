@@ -54,13 +54,14 @@ def conf_folder() -> Path:
 
 
 def group_choices(job: str) -> dict[str, list[str]]:
-    """Return the choices of each config group of a job, in pipeline order."""
+    """Return the choices of each config group of a job, in pipeline order; a pass has no presets."""
     hints = get_type_hints(JOBS[job])
     groups = [field.name for field in fields(JOBS[job]) if is_dataclass(hints[field.name])]
     choices = {
         group: sorted(file.stem for file in (conf_folder() / group).glob("*.yaml")) for group in [*groups, "preset"]
     }
     choices["preset"] = [preset for preset in choices["preset"] if preset.startswith("bench_") == (job == "bench")]
+    choices = {group: listed for group, listed in choices.items() if (job, group) != ("retry", "preset")}
     return choices if groups or job == "bench" else {}
 
 
@@ -95,8 +96,7 @@ def load(job: str, overrides: Sequence[str]) -> Any:
 @single_line_errors()
 def load_point(job: str, overrides: Sequence[str]) -> SweepPoint:
     """Compose and check the settings of one job, as `load` does; also return the notes for the user."""
-    parsed = override_parser(job).parse(overrides)
-    built, notes = _build(job, parsed)
+    built, notes = _build(job, parsed := override_parser(job).parse(overrides))
     return SweepPoint("", built, notes=tuple(notes), words=_words(parsed))
 
 

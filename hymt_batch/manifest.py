@@ -27,6 +27,7 @@ from hymt_batch.records import Input, SkippedFile
 
 VERSION = 1  # version of the files in .hymt and of manifest.json; newer files are rejected
 PROTOCOL = "parts-1"
+PROTOCOL_WITH_PASSES = "parts-1+passes"  # of job.json: an older version would lose the rows of passes
 MAX_BYTES = 1 << 30  # limit for a state file; enough for over a million inputs
 MISSING = "(not set)"
 INPUT_FIELDS = ("rel", "format", "compression", "out_rel", "file_id", "dataset")
@@ -248,6 +249,19 @@ def published_folders(folder: Path, inputs: Iterable[Input]) -> set[Path]:
 
 
 @dataclass(frozen=True, slots=True)
+class JobPass:
+    """A finished pass of a job: rows that were decoded again, see `write/passes.py`. Its rows are in its own folder."""
+
+    number: int  # from 1
+    identity: JsonDict  # with which its rows were decoded
+    statuses: tuple[str, ...]  # by which its rows were selected
+    flags: tuple[str, ...]
+    files: Mapping[str, int]  # file id -> its rows in the pass
+    environments: tuple[JsonDict, ...]  # in which they were decoded
+    shards: tuple[int, ...]  # number within the pass of the first row of each of its shards
+
+
+@dataclass(frozen=True, slots=True)
 class JobRecord:
     """The contents of `job.json`."""
 
@@ -260,6 +274,11 @@ class JobRecord:
     replaced_paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # file id -> earlier `out_rel`s
     formats: tuple[str, ...] = ()  # formats that were looked for without source.format; () if none were recorded
     units: tuple[str, ...] = ()  # first file (`Input.rel`) of each unit; () if each file is decoded by itself
+    passes: tuple[JobPass, ...] = ()  # finished ones, in order
+
+    def passes_of(self, file_id: str) -> list[int]:
+        """Return the numbers of the passes that have rows of a file."""
+        return [job_pass.number for job_pass in self.passes if file_id in job_pass.files]
 
     @property
     def identity_sha256(self) -> str:
@@ -293,7 +312,7 @@ def new_job(
 
 def _encode_job(job: JobRecord) -> bytes:
     value: JsonDict = {
-        "protocol": PROTOCOL,
+        "protocol": PROTOCOL_WITH_PASSES if job.passes else PROTOCOL,
         "created": job.created,
         "identity": job.identity,
         "inputs": pretty_json.Items(lambda: map(_encode_input, job.inputs)),
@@ -307,7 +326,33 @@ def _encode_job(job: JobRecord) -> bytes:
         value["output_settings"] = job.output_settings
     if job.replaced_settings:
         value["replaced"] = {"output_settings": list(job.replaced_settings), "paths": dict(job.replaced_paths)}
+    if job.passes:
+        value["passes"] = [_encode_pass(job_pass) for job_pass in job.passes]
     return seal(value)
+
+
+def _encode_pass(job_pass: JobPass) -> JsonDict:
+    return {
+        "number": job_pass.number,
+        "identity": job_pass.identity,
+        "statuses": list(job_pass.statuses),
+        "flags": list(job_pass.flags),
+        "files": dict(job_pass.files),
+        "environments": list(job_pass.environments),
+        "shards": list(job_pass.shards),
+    }
+
+
+def _read_pass(value: JsonDict) -> JobPass:
+    return JobPass(
+        int(value["number"]),
+        dict(value["identity"]),
+        tuple(map(str, value["statuses"])),
+        tuple(map(str, value["flags"])),
+        {str(file_id): int(num_rows) for file_id, num_rows in value["files"].items()},
+        tuple(dict(environment) for environment in value["environments"]),
+        tuple(map(int, value["shards"])),
+    )
 
 
 def read_job(fs: Fs, folder: Path) -> JobRecord:
@@ -318,7 +363,7 @@ def read_job(fs: Fs, folder: Path) -> JobRecord:
         StateDamagedError: It is damaged, may not be read, or was written by a newer version.
     """
     value = load(fs, state_folder(folder) / "job.json")
-    if value.get("protocol") != PROTOCOL:
+    if value.get("protocol") not in (PROTOCOL, PROTOCOL_WITH_PASSES):
         raise StateVersionError(f"it has protocol {value.get('protocol')!r}, and this hymt-batch uses {PROTOCOL!r}")
     try:
         replaced = value.get("replaced", {"output_settings": [], "paths": {}})
@@ -332,6 +377,7 @@ def read_job(fs: Fs, folder: Path) -> JobRecord:
             {str(file_id): tuple(map(str, names)) for file_id, names in replaced["paths"].items()},
             tuple(map(str, value.get("formats", ()))),
             tuple(map(str, value.get("units", ()))),
+            tuple(map(_read_pass, value.get("passes", ()))),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise StateDamagedError("it lacks fields that every job has") from None
@@ -362,7 +408,7 @@ def create_job(fs: Fs, folder: Path, job: JobRecord) -> bool:
 
 
 def replace_job(fs: Fs, folder: Path, job: JobRecord) -> None:
-    """Rewrite `job.json` with other inputs or output settings: only at the user's request, and under the lease."""
+    """Rewrite `job.json` with other inputs, output settings or passes: only at the user's request, under the lease."""
     write_atomic(fs, state_folder(folder) / "job.json", _encode_job(job))
 
 

@@ -51,6 +51,10 @@ def count_error_rows(counts: Mapping[str, int]) -> int:
     return sum(counts.get(status, 0) for status in ERROR_STATUSES if status is not Status.FAILED_FILE)
 
 
+HARD_FLAGS = frozenset({"empty", "truncated", "loop"})
+"""Flags of translations that are probably unusable: they cause a second try, if `check.max_attempts` allows it."""
+
+
 UNLISTED_STATUSES = frozenset({Status.OK, Status.NOT_SELECTED})
 """Statuses of rows that are not listed in errors/: there is nothing to tell about them."""
 

@@ -37,6 +37,7 @@ from hymt_batch.write import (
     job_folders,
     lease,
     manifest_only,
+    passes,
     path_check,
     row_lines,
     row_record,
@@ -104,6 +105,8 @@ class JobStatus:
     holder: dict[str, Any] | None = None  # the process that holds the lease
     holder_alive: bool | None = None  # None if this machine cannot determine it
     running: bool = False  # a process holds the lease and is alive, as far as this machine can tell
+    # number, rows, replaced (rows that are published as the pass has them) and is_finished of each pass of `retry`
+    passes: list[dict[str, Any]] = field(default_factory=list)
     prepared: dict[str, Any] | None = None  # shards, shards_complete, rows and tasks of a prepared job
     log: str = ""  # path of the newest log file
     ended: dict[str, Any] | None = None  # why the last run stopped: exit_code, why, at (UTC), error
@@ -215,6 +218,7 @@ def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> No
     job_status.created, job_status.files = job.created, len(job.inputs)
     if _add_from_manifest(fs, folder, job_status, num_errors):
         return
+    _add_passes(fs, folder, job, job_status)
     rates, flags = _Rates(), Counter[str]()
     state_names = frozenset(list_names(fs, manifest.state_folder(folder)))
     lists = frozenset(key for key in ("errors", "review") if list_names(fs, folder / key))
@@ -236,6 +240,22 @@ def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> No
     _add_progress(job_status, progress, complete)
     if job_status.state != "complete" and not job_status.running and job_status.ended is None:
         job_status.ended = _describe_death(job_status.holder)
+
+
+def _add_passes(fs: Fs, folder: Path, job: JobRecord, job_status: JobStatus) -> None:
+    """Add the passes that are part of the job, and the one that is not finished, if there is one."""
+    replaced: dict[int, int] = {}
+    with contextlib.suppress(StateDamagedError, KeyError, TypeError):
+        replaced = {item["number"]: item["replaced"] for item in manifest.read(fs, folder).get("passes", ())}
+    for job_pass in job.passes:
+        rows = sum(job_pass.files.values())
+        number = job_pass.number
+        counts = {"number": number, "rows": rows, "replaced": replaced.get(number, 0)}
+        job_status.passes.append({**counts, "is_finished": True})
+    with contextlib.suppress(StateDamagedError):
+        if (begun := passes.read(fs, folder, passes.next_number(job))) is not None:
+            counts = {"number": begun.number, "rows": begun.num_rows, "replaced": 0}
+            job_status.passes.append({**counts, "is_finished": False})
 
 
 def _add_progress(job_status: JobStatus, progress: RunProgress | None, complete: bool) -> None:
@@ -532,6 +552,9 @@ def render(job_status: JobStatus) -> str:
         lines.append(f"  flags     {_describe_counts(job_status.flags)}")
     if job_status.tries:
         lines.append(f"  tries     {_describe_counts(job_status.tries)}")
+    for item in job_status.passes:
+        result = f"{item['replaced']:,} replaced" if item["is_finished"] else "not finished: run the same retry again"
+        lines.append(f"  pass {item['number']}    {plural(item['rows'], 'row')} decoded again, {result}")
     if job_status.rows_per_s is not None:
         lines.append(f"  speed     {job_status.rows_per_s:g} rows/s over the newest parts")
     if job_status.holder is not None:

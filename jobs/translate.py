@@ -28,7 +28,7 @@ from hymt_batch.decode import token_limit
 from hymt_batch.doctor import preflight
 from hymt_batch.errors import ExitCode
 from hymt_batch.records import Part, PreparedShard, Shard
-from hymt_batch.run import error_advice, run_status, stderr_capture, stdin_job
+from hymt_batch.run import error_advice, kept_settings, run_status, stderr_capture, stdin_job
 from hymt_batch.run import executor as executors  # `executor` and `task` are variables below
 from hymt_batch.run import task as tasks
 from hymt_batch.run.commit_result import commit_divided_row, commit_result
@@ -80,6 +80,7 @@ def translate(
             run_status.in_folder(reporter.run_status, output.folder, was_complete=output.is_complete),
         ):
             # an earlier version or another machine may have created the folder: its job keeps its `auto` values
+            kept_settings.save(output.fs, output.folder, job, was_complete=output.is_complete)  # for `retry`
             job, plan = plan.of_folder(job, output.identity)
             # the version of its plan too: the inputs were opened before a fork chose the folder
             inputs.plan_version = plan.part_limits.plan

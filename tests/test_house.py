@@ -29,8 +29,11 @@ BASE = (
 STAGES = "source/ segment.py prompt.py batch.py model/ device_map/ decode/ check/ write/ launch/ shard.py"
 
 RULES = {
-    "jobs/__main__.py": "config.py schema.py cli/ launch/ write/sweep_points.py errors.py sanitize.py signals.py "
-    "streams.py",
+    "jobs/__main__.py": "config.py schema.py cli/ launch/ write/sweep_points.py errors.py sanitize.py severity.py "
+    "signals.py streams.py",
+    # the settings of a pass are complete only when those of the job are known
+    "jobs/retry.py": f"cli/validate.py run/ doctor/ {STAGES} schema.py manifest.py sanitize.py severity.py "
+    f"signals.py {BASE}",
     "jobs/": f"run/ doctor/ bench/ evaluate/ plan_report.py prompt_end.py {STAGES} formats/ schema.py manifest.py "
     f"sanitize.py signals.py streams.py {BASE}",
     "file_units.py": f"formats/ {BASE}",
@@ -82,6 +85,7 @@ RULES = {
     "storage_error.py": "errors.py",
     "languages.py": "errors.py language_table.py language_tags.py",
     "byte_size.py": "errors.py",
+    "severity.py": "errors.py",
     **dict.fromkeys(
         (
             "records.py",

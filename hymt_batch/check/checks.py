@@ -19,9 +19,6 @@ FAILURE_STATUSES = {
 }
 """Maps a finish reason of a segment without text to the status of its row."""
 
-HARD_FLAGS = frozenset({"empty", "truncated", "loop"})
-"""Flags that cause a retry."""
-
 SegmentCheck = Callable[[Translation, CheckConfig], bool]
 """Returns whether a translation, whose text has no surrounding white space, gets the flag of the check."""
 

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from hymt_batch.check.checks import FAILURE_STATUSES, HARD_FLAGS
+from hymt_batch.check.checks import FAILURE_STATUSES
 from hymt_batch.check.put_back import put_back, without_codes
 from hymt_batch.check.settings import CheckConfig
 from hymt_batch.codes import SourceCodes
-from hymt_batch.records import Prompt, Translation
+from hymt_batch.records import HARD_FLAGS, Prompt, Translation
 
 
 class FormPrompt(Protocol):

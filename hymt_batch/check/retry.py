@@ -10,10 +10,10 @@ from dataclasses import replace
 from itertools import count
 from types import MappingProxyType
 
-from hymt_batch.check.checks import HARD_FLAGS, flag_all
+from hymt_batch.check.checks import flag_all
 from hymt_batch.check.ladder import Ladder
 from hymt_batch.check.settings import CheckConfig
-from hymt_batch.records import Prompt, Translation
+from hymt_batch.records import HARD_FLAGS, Prompt, Translation
 
 Decode = Callable[[Sequence[Prompt], Sequence[int]], list[Translation]]
 """Decodes prompts, each with the seed of its attempt, from 0; `()` stands for 0 everywhere."""

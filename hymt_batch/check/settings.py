@@ -81,3 +81,39 @@ def _steps_of(value: Any) -> list[str]:
             fix=f"Set check.code_ladder=auto, or [] for none, or some of [{','.join(CODE_STEPS)}] in this order.",
         )
     return steps
+
+
+RETRIED_STATUSES = (
+    *("ok", "empty", "copied", "truncated", "too_long", "bad_encoding"),
+    *("generation_error", "non_finite", "crash_quarantined"),
+)
+"""Statuses of rows that can be decoded again; of bad_encoding those whose translation could not be written."""
+
+RETRIED_FLAGS = (
+    *("empty", "copied", "truncated", "loop", "line_break", "line_breaks", "codes_moved", "source_kept"),
+    *("control_token", "retried", "unencodable", "low_logprob"),
+)
+"""Flags of rows that can be decoded again: all but `blank`."""
+
+
+def selected_words(key: str, value: Any, choices: tuple[str, ...]) -> list[str] | None:
+    """Return a list of statuses or flags by which `retry` selects rows, each once; None for None.
+
+    Raises:
+        ConfigError: One of them is none.
+    """
+    if value is None:
+        return None
+    words = [str(word) for word in (value if isinstance(value, list) else [value])]
+    for word in words:
+        if word not in choices:
+            of_input = word in ("bad_row", "bad_language", "failed_file", "not_selected", "blank")
+            raise ConfigError(
+                f"{key}={word} cannot be decoded again" if of_input else f"{key}={word} is not one of {key}",
+                why="such rows are not sent to the model" if of_input else "",
+                fix=f"{'Correct the input and run translate with on_input_change=redo. ' if of_input else ''}"
+                f"Choices: {', '.join(choices)}.",
+            )
+    if not words:
+        raise ConfigError(f"{key}=[] selects nothing", fix=f"Choices: {', '.join(choices)}.")
+    return list(dict.fromkeys(words))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from hymt_batch.check.checks import FAILURE_STATUSES, HARD_FLAGS
+from hymt_batch.check.checks import FAILURE_STATUSES
 from hymt_batch.check.settings import CheckConfig
 from hymt_batch.errors import PreflightError
-from hymt_batch.records import Row, Status
+from hymt_batch.records import HARD_FLAGS, Row, Status
 
 MAX_NON_FINITE_RATE = 0.001
 """Share of rows with NaN or infinity that a working model never exceeds. Source: RELIABILITY.md, fault 68."""

@@ -26,6 +26,7 @@ from hymt_batch.source import discovery, stream
 from hymt_batch.source.preamble_reader import PreambleCache
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.write import file_record, identity_versions, input_locations, manifest_only, output_settings
+from hymt_batch.write.pass_rows import LaterRows, PassRows
 from hymt_batch.write.published_file import InputAccess, documents_and_rows
 from hymt_batch.write.record_store import RecordStore
 from hymt_batch.write.row_record import ShardRows
@@ -42,6 +43,7 @@ class _FileRows:
     input: Input
     shards: ShardTable
     load_rows: Callable[[ShardRecord], ShardRows]
+    load_later_rows: Callable[[ShardRecord], LaterRows]
     access: InputAccess
     config: WriteConfig
 
@@ -75,6 +77,7 @@ class FinishedJob:
         self.manifest_sha256 = hash_file(self._fs, folder / "manifest.json")[1]
         self.job = _read_job(self._fs, folder, self.manifest)
         self._records = RecordStore(self._fs, folder, self.job.identity_sha256)
+        self._pass_rows = PassRows(self._fs, folder, self.job, self._refuse_damage)
         self._shards = {input.rel: _published_shards(self._fs, folder, self.job, input) for input in self.job.inputs}
         self._source = _source_config(self.job)
         values = identity_versions.with_added_output(output_settings.settings_of(self.job))
@@ -121,6 +124,7 @@ class FinishedJob:
             input,
             self._shards[input.rel],
             partial(self._load_rows, input),
+            partial(self._pass_rows.load, input.file_id),
             InputAccess(self._read_documents, self._preambles, partial(assemble.shape_row, config=self._check)),
             self._write,
         )
@@ -144,6 +148,9 @@ class FinishedJob:
         if recorded is None:
             raise rows_not_kept(self.folder)
         return ShardRows(recorded[0].shard, recorded[0].counts, recorded[1])
+
+    def _refuse_damage(self, what: str) -> None:
+        raise _not_complete(self.folder, what)
 
 
 def rows_not_kept(folder: Path) -> PreflightError:

@@ -85,15 +85,17 @@ class Plan:
 
 
 @contextmanager
-def open_inputs(job: TranslateJob, stop: StopRequest) -> Iterator[Inputs]:
+def open_inputs(job: TranslateJob, stop: StopRequest, *, only_stored: bool = False) -> Iterator[Inputs]:
     """Find the inputs of a job; what is stored of standard input and of the hub is removed at the end.
+
+    With `only_stored`, standard input is that of an earlier run.
 
     Raises:
         HymtError: An input cannot be found, read or stored.
     """
     folder = Path(job.output_dir) / str(job.name)
     starts_over = job.overwrite or job.on_input_change.value == "redo"  # with whatever is read now
-    spool = Spool(folder, replace=starts_over)
+    spool = Spool(folder, replace=starts_over, only_stored=only_stored)
     with stop.remove_on_exit(spool.staging_folder):
         yield Inputs(
             job.source,
@@ -148,8 +150,15 @@ def _has_begun(job: TranslateJob, folder: Path) -> Callable[[Input], bool] | Non
 def open_output(
     job: TranslateJob, plan: Plan, inputs: Inputs, stop: StopRequest, tasks: TaskRule = REFUSE_TASKS
 ) -> Output:
+    """Open the output folder of a job; see `open_folder`."""
+    return open_folder(job, requested_job(job, plan, inputs), inputs, stop, tasks)
+
+
+def open_folder(
+    job: TranslateJob, requested: RequestedJob, inputs: Inputs, stop: StopRequest, tasks: TaskRule = REFUSE_TASKS
+) -> Output:
     """Open the output folder of a job; see `Output.open`. Waits for another run with launch.if_held=wait."""
-    requested, access = requested_job(job, plan, inputs), input_access(job, inputs)
+    access = input_access(job, inputs)
     lease_times = LeaseTimes(job.launch.lease_ttl_s, job.launch.lease_beat_s)
     folder, is_waiting = Path(job.output_dir) / str(job.name), False
     while True:

@@ -296,5 +296,5 @@ def _nothing_decoded(summary: Summary) -> str:
         return f"  merged from {plural(count, 'shard')}"
     if count := summary.num_files_assembled_again:
         files = "1 file was" if count == 1 else f"{count:,} files were"
-        return f"  {files} written again with the new output settings; nothing was decoded"
+        return f"  {files} written again from the rows that are kept; nothing was decoded"
     return "  nothing was left to do" if summary.rows else "  the input has no rows"

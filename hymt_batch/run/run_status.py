@@ -74,6 +74,7 @@ class RunStatus:
             "flags": {},  # rows by flag; of this run until the job is complete
             "failed_files": None,
             "skipped_files": None,
+            "rows_decoded": None,  # by this run, of a complete job
             "seconds": None,
         }
 
@@ -149,6 +150,7 @@ class RunStatus:
             "flags": dict(summary.flags),
             "failed_files": len(summary.failed),
             "skipped_files": len(summary.skipped),
+            "rows_decoded": summary.num_rows_decoded,
             "seconds": round(summary.seconds, 1),
         }
         self._set_code(code)

@@ -17,7 +17,7 @@ from hymt_batch.fs import list_names, remove, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import StateDamagedError
 from hymt_batch.records import Input
-from hymt_batch.write import file_record, row_record, set_aside
+from hymt_batch.write import file_record, passes, row_record, set_aside
 from hymt_batch.write import part as parts
 from hymt_batch.write.open_files import TMP_PREFIX
 from hymt_batch.write.storage import PROBE_PREFIX, DurableFolders
@@ -84,6 +84,7 @@ def wipe(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
     discard_inputs(fs, folder, [*(job.inputs if job else ()), *inputs], job.replaced_paths if job else {})
     for file_state in file_state_folders(fs, folder):
         _remove_file_state(fs, file_state)
+    passes.discard_all(fs, folder)
     remove(fs, manifest.state_folder(folder) / "job.json")
     fs.fsync_dir(manifest.state_folder(folder))
 

@@ -59,13 +59,22 @@ def output_sha256(record: JsonDict) -> str:
 
 
 def is_current(record: JsonDict | None, job: JobRecord, input: Input, identity_sha256: str = "") -> bool:
-    """Return whether a file was published by this job, with its output settings; `identity_sha256` is that of `job`."""
+    """Return whether a file was published by this job, with its output settings and passes.
+
+    `identity_sha256` is that of `job`.
+    """
     return (
         record is not None
         and record["identity"] == (identity_sha256 or job.identity_sha256)
         and record["out_rel"] == input.out_rel
         and record.get("settings_sha256", "") == job.settings_sha256
+        and has_passes(record, job, input)
     )
+
+
+def has_passes(record: JsonDict, job: JobRecord, input: Input) -> bool:
+    """Return whether a file was assembled with all passes of the job that have rows of it."""
+    return [item["number"] for item in record.get("passes", ())] == (job.passes_of(input.file_id) if job.passes else [])
 
 
 def shard_table_of(record: JsonDict) -> ShardTable:

@@ -9,17 +9,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from hymt_batch import file_units, manifest
 from hymt_batch.errors import DeviceError, ExitCode, HymtError, MissingError, PreflightError, Problem, StoppedError
-from hymt_batch.fs import OS_FS
+from hymt_batch.fs import OS_FS, remove
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import Input, Part, Shard, ShardRecord
-from hymt_batch.storage_error import output_folder_error
+from hymt_batch.storage_error import output_folder_error, wrap_os_errors
 from hymt_batch.write import (
     claim,
     cleanup,
@@ -27,7 +27,9 @@ from hymt_batch.write import (
     lease,
     manifest_only,
     ownership,
+    passes,
     path_check,
+    row_selection,
     run_progress,
     shard_plan,
     stop_reason,
@@ -40,8 +42,11 @@ from hymt_batch.write.job_output import JobOutput, OpenedFolder
 from hymt_batch.write.lease import DEFAULT_TIMES, Lease, LeaseTimes
 from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.part import make_shard_record
+from hymt_batch.write.pass_output import PassOutput
+from hymt_batch.write.passes import PassRecord
 from hymt_batch.write.published_file import InputAccess
 from hymt_batch.write.publisher import Publisher
+from hymt_batch.write.row_selection import Criteria, SelectedRows
 from hymt_batch.write.run_progress import RunProgress
 from hymt_batch.write.settings import WriteConfig
 from hymt_batch.write.storage import DurableFolders, check_space, check_storage
@@ -57,6 +62,7 @@ class Output(JobOutput):
         """Use `open`."""
         check_lease, epoch = (held_lease.check, held_lease.epoch) if held_lease else (_no_lease, 0)
         super().__init__(opened, check_lease, epoch)
+        self._check_lease, self._epoch = check_lease, epoch
         fs, folder, job, requested = self._fs, self.folder, self._job, opened.requested
         self.attempts = AttemptMarkers(fs, folder)
         self._skipped = requested.skipped
@@ -212,7 +218,7 @@ class Output(JobOutput):
         """Assemble the files that have earlier output settings again, from their row records; decodes nothing."""
         if self._bare_manifest is None and (count := self._publisher.assemble_outdated()):
             self._num_assembled_again = count
-            log.info("assembled files=%d again with the new output settings: nothing was decoded", count)
+            log.info("assembled files=%d again with other output settings or a pass: nothing was decoded", count)
 
     def units(self) -> Iterator[list[Input]]:
         """Yield the files of each unit, in order; see `file_units.group`."""
@@ -260,6 +266,49 @@ class Output(JobOutput):
         self._store.finish_shard(input.file_id, record)
         self._publisher.complete_shard(input, record)
 
+    @property
+    def is_finished(self) -> bool:
+        """True if every file is published, and the manifest describes them."""
+        return self._bare_manifest is not None or self._publisher.is_finished
+
+    @property
+    def is_bare(self) -> bool:
+        """True if the job is complete, but its state is lost."""
+        return self._bare_manifest is not None
+
+    def select_rows(self, criteria: Criteria, check_stop: Callable[[], None]) -> SelectedRows:
+        """Return the rows of a complete job that a pass decodes again; see `row_selection.select`."""
+        publisher = self._publisher
+        return row_selection.select(self._inputs, publisher.record_of, publisher.published_rows, criteria, check_stop)
+
+    def open_pass(self, record: PassRecord) -> PassOutput:
+        """Open a pass of the job, to commit its rows."""
+        return PassOutput(
+            self._fs, self.folder, record, self._access, self._check_lease, self._epoch, close_job=self.close
+        )
+
+    def add_pass(self, record: PassRecord) -> None:
+        """Make a pass whose rows are all recorded a part of the job, in one step: `job.json` lists it.
+
+        The files that have rows of it are then assembled again, by this run or, if it is killed, by the next one.
+
+        Raises:
+            MissingError: Some rows of the pass are not recorded.
+        """
+        with wrap_os_errors(f"pass {record.number}"):
+            job_pass = passes.finished(self._fs, self.folder, record)
+        if job_pass is None:
+            raise MissingError(
+                f"pass {record.number} of {self.folder.name} is not complete", fix="Run the same command again."
+            )
+        with wrap_os_errors("job.json"):
+            self._check_lease()
+            remove(self._fs, self.folder / "manifest.json")  # first, because it describes the files as they were
+            self._fs.fsync_dir(self.folder)
+            self._job = replace(self._job, passes=(*self._job.passes, job_pass))
+            manifest.replace_job(self._fs, self.folder, self._job)
+        self._publisher.add_pass(self._job)
+
     def finalize(self) -> Summary:
         """Write the manifest once every file is published, then remove what is not needed any more.
 
@@ -280,6 +329,9 @@ class Output(JobOutput):
                 continue
             file_state = manifest.file_state_folder(self.folder, input.file_id)
             cleanup.try_remove_rows(self._fs, file_state, keep_records=self._config.keep_rows)
+        for job_pass in self._job.passes:
+            pass_state = passes.state_folder_of(self.folder, job_pass.number)
+            cleanup.try_remove_rows(self._fs, pass_state, keep_records=True)
         summary = summarize(self.folder, self._publisher.file_records(), seconds, self._store.num_rows_committed)
         return replace(summary, num_files_assembled_again=self._num_assembled_again, skipped=self._skipped)
 

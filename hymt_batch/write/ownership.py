@@ -27,7 +27,7 @@ from hymt_batch.manifest import (
     StateVersionError,
 )
 from hymt_batch.records import Input, SkippedFile
-from hymt_batch.write import identity_versions, output_settings, row_record
+from hymt_batch.write import identity_versions, output_settings, passes, row_record
 from hymt_batch.write import part as parts
 from hymt_batch.write.changed_inputs import inputs_differ_error
 from hymt_batch.write.cleanup import discard_inputs, file_state_folders, wipe
@@ -204,7 +204,7 @@ def read_or_recover_job(fs: Fs, folder: Path, requested: RequestedJob) -> JobRec
                 f"the folder were written with other settings",
                 fix=_suggested_fixes(folder),
             ) from None
-        return job
+        return replace(job, passes=passes.recover(fs, folder, job.identity_sha256))
 
 
 def _recorded_identities(fs: Fs, folder: Path) -> Iterator[tuple[str, JsonDict | None]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hymt_batch import manifest
 from hymt_batch.manifest import JsonDict
 from hymt_batch.records import Row, Status
@@ -20,6 +22,8 @@ class Tally:
         self.tries: dict[str, int] = {}
         self.degraded: dict[str, int] = {}
         self.environments: list[JsonDict] = []  # the distinct ones
+        self._in_passes: dict[int, int] = {}  # number of a pass -> rows that it has
+        self._from_passes: dict[int, int] = {}  # number of a pass -> rows that are written as it has them
 
     def add_shard(self, rows: ShardRows) -> None:
         """Add all rows of a shard. If one of them is not written in the end, the whole file is not published."""
@@ -41,6 +45,34 @@ class Tally:
         _count(self.counts, earlier.value, -1)
         _count(self.counts, status.value)
 
+    def add_later_rows(self, later: Sequence[tuple[int, Row]], row: Row, committed: Row, number: int) -> None:
+        """Count the rows of passes for one row, and what the one that is written cost.
+
+        Args:
+            later: The rows of passes, each with the number of the pass.
+            row: The row of the job.
+            committed: The row that is written, as it was committed.
+            number: The number of its pass; 0 if it is that of the job.
+        """
+        for later_number, _ in later:
+            self._in_passes[later_number] = self._in_passes.get(later_number, 0) + 1
+        if not number:
+            return
+        self._from_passes[number] = self._from_passes.get(number, 0) + 1
+        self.tokens["source"] += committed.num_source_tokens - row.num_source_tokens
+        self.tokens["new"] += committed.num_new_tokens - row.num_new_tokens
+        for tries, sign in ((committed.tries, 1), (row.tries, -1)):
+            for step, count in tries:
+                _count(self.tries, step, sign * count)
+
+    def describe_pass(self, number: int) -> JsonDict:
+        """Return what the record of a file has of a pass."""
+        return {
+            "number": number,
+            "rows": self._in_passes.get(number, 0),
+            "replaced": self._from_passes.get(number, 0),
+        }
+
     def add_row(self, row: Row) -> None:
         """Count a row as it is written."""
         self.num_rows += 1
@@ -53,7 +85,7 @@ class Tally:
             "counts": {status: count for status, count in self.counts.items() if count},
             "flags": self.flags,
             "tokens": self.tokens,
-            **({"tries": self.tries} if self.tries else {}),
+            **({"tries": tries} if (tries := {step: count for step, count in self.tries.items() if count}) else {}),
             "degraded": self.degraded,
             "environments": self.environments,
         }

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from hymt_batch import file_units, manifest
 from hymt_batch.errors import HymtError
@@ -328,6 +329,32 @@ def prepared_rows_not_kept(folder: Path, rng: random.Random) -> World:
     return make("a prepared job whose rows are not kept", folder, rng, tasks=2, config=config)
 
 
+def a_pass(folder: Path, rng: random.Random, **options: Any) -> World:
+    """A finished job whose rows are decoded again; the job itself may run before the pass begins or goes on."""
+    seed, files = rng.random(), options.pop("files", rng.choice([1, 2]))
+    options.setdefault("translates_first", rng.random() < 0.5)
+    name = options.pop("name", "a pass")
+    old = make(name, folder, random.Random(seed), files=files, start=options.get("start", SimFS()))
+    part_way(old.start, old, 1000)
+    older = final_bytes(old.start)
+    options["start"] = old.start.after_power_loss("whole", (True,) * 99)
+    world = make(name, folder, random.Random(seed), files=files, retries=True, goes_on=True, **options)
+    world.older = older
+    return world
+
+
+def a_pass_in_disorder(folder: Path, rng: random.Random) -> World:
+    return a_pass(folder, rng, name="a pass in disorder", disorder=True, files=3)
+
+
+def a_pass_without_links(folder: Path, rng: random.Random) -> World:
+    return a_pass(folder, rng, name="a pass without hard links", start=SimFS(links=False), stale=True, tidy=False)
+
+
+def a_pass_without_lease(folder: Path, rng: random.Random) -> World:
+    return a_pass(folder, rng, name="a pass without a lease", ttl_s=0.0, tidy=False)
+
+
 def without_lease(folder: Path, rng: random.Random) -> World:
     return make("no lease at all", folder, rng, ttl_s=0.0, tidy=False)
 
@@ -378,6 +405,12 @@ EXPLORED: list[tuple[Make, type[Explorer]]] = [
     (beats, Zombies),
     (without_lease, Zombies),
     (new_settings, Zombies),
+    (a_pass, Explorer),
+    (a_pass_in_disorder, Explorer),
+    (a_pass_without_links, Explorer),
+    (a_pass, Erring),
+    (a_pass, Zombies),
+    (a_pass_without_lease, Zombies),
     (prepared, Explorer),
     (prepared_files, Explorer),
     (prepared_no_links, Explorer),
