@@ -342,6 +342,11 @@ class CompareJob:
 
 
 @dataclass(kw_only=True, slots=True)
+class ReportJob(InspectJob):
+    """Settings of `hymt-batch report`; documented in conf/report.yaml."""
+
+
+@dataclass(kw_only=True, slots=True)
 class LanguagesJob:
     """Settings of `hymt-batch languages`; documented in conf/languages.yaml."""
 
@@ -367,6 +372,7 @@ JOBS: dict[str, type] = {
     "status": StatusJob,
     "verify": VerifyJob,
     "evaluate": EvaluateJob,
+    "report": ReportJob,
     "compare": CompareJob,
     "languages": LanguagesJob,
     "formats": FormatsJob,

@@ -154,6 +154,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "shard.per_task": "4",
     "launch.hang_s": "60",
     "launch.if_held": "wait",
+    "launch.report": "false",
     "launch.on_success": "true",
     "launch.on_failure": "true",
     "launch.hook_timeout_s": "5",

@@ -214,6 +214,10 @@ class Output(JobOutput):
         """True if every file is published, so that nothing is left but to finalize."""
         return self._bare_manifest is not None or self._publisher.all_published
 
+    def file_records(self) -> Sequence[JsonDict]:
+        """Return the records of all files, which must be published, without their shards."""
+        return self._publisher.file_records()
+
     def assemble_outdated(self) -> None:
         """Assemble the files that have earlier output settings again, from their row records; decodes nothing."""
         if self._bare_manifest is None and (count := self._publisher.assemble_outdated()):
