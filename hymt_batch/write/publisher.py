@@ -151,6 +151,10 @@ class Publisher:
                 continue
             self._own_sha256s[record["out_rel"]] = file_record.output_sha256(record)
             remove(self._fs, file_record.record_path(self._folder, input))
+        self._load_manifest(path)
+
+    def _load_manifest(self, path: Path) -> None:
+        """Find whether the manifest describes the published files; remove it if some of them will be replaced."""
         if stat_or_none(self._fs, path) is None:
             return
         if self.all_published:
@@ -158,7 +162,7 @@ class Publisher:
             self._has_manifest = has_content(
                 self._fs, path, manifest_contents.build(self._job, self.file_records(), listed)
             )
-        else:  # some of the files that it describes will be replaced
+        else:
             remove(self._fs, path)
         self._fs.fsync_dir(self._folder)  # the process that wrote it may have been killed before this sync
 
