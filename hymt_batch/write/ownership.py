@@ -212,7 +212,7 @@ def read_or_recover_job(fs: Fs, folder: Path, requested: RequestedJob) -> JobRec
                 f"the folder were written with other settings",
                 fix=_suggested_fixes(folder),
             ) from None
-        return replace(job, passes=passes.recover(fs, folder, job.identity_sha256))
+        return replace(job, passes=passes.recover(fs, folder))
 
 
 def _recorded_identities(fs: Fs, folder: Path) -> Iterator[tuple[str, JsonDict | None]]:
