@@ -37,6 +37,7 @@ class OnMismatch(Enum):
     """What to do if the folder's job was started with other settings."""
 
     refuse = "refuse"
+    keep = "keep"
     fork = "fork"
 
 
@@ -45,7 +46,13 @@ class OnInputChange(Enum):
 
     refuse = "refuse"
     redo = "redo"
+    update = "update"
     fork = "fork"
+
+    @property
+    def is_accepted(self) -> bool:
+        """True if changed inputs are translated again in the same folder."""
+        return self in (OnInputChange.redo, OnInputChange.update)
 
 
 class BenchDtype(Enum):
@@ -344,6 +351,11 @@ class CompareJob:
 
 
 @dataclass(kw_only=True, slots=True)
+class ReportJob(InspectJob):
+    """Settings of `hymt-batch report`; documented in conf/report.yaml."""
+
+
+@dataclass(kw_only=True, slots=True)
 class LanguagesJob:
     """Settings of `hymt-batch languages`; documented in conf/languages.yaml."""
 
@@ -369,6 +381,7 @@ JOBS: dict[str, type] = {
     "status": StatusJob,
     "verify": VerifyJob,
     "evaluate": EvaluateJob,
+    "report": ReportJob,
     "compare": CompareJob,
     "languages": LanguagesJob,
     "formats": FormatsJob,

@@ -388,6 +388,14 @@ def test_standard_input_of_the_job_is_not_read_again(job: Folder, monkeypatch: p
     assert job.lines("stdin.txt") == ["ONE", "FAIL TWO"]
 
 
+def test_too_many_error_rows_point_to_retry(job: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(job.folder / "in.txt", "one", "fail two")
+    assert job.translate(source, "check.max_error_rate=0.1") == 10
+    assert f"hymt-batch retry name=job output_dir={job.folder / 'out'}, with another model=" in capsys.readouterr().err
+    assert job.retry() == 10  # it failed again, and the limit is that of the job
+    assert job.retry("check.max_error_rate=1") == 0
+
+
 def test_moved_inputs_are_named(job: Folder) -> None:
     source = write(job.folder / "in.txt", "one", "fail two")
     assert job.translate(source) == 0

@@ -49,6 +49,9 @@ ADVICE = {
 }
 """Status of a row without a translation -> what it means, and what helps."""
 
+RETRIED = (Status.EMPTY, Status.GENERATION_ERROR, Status.NON_FINITE, Status.CRASH_QUARANTINED)
+"""Statuses of rows that `hymt-batch retry` decodes again by default: they were sent to the model."""
+
 NO_ATTEMPT_HELPED = (
     "the model returned no text in {num_attempts} attempts. check.max_attempts={more} tries such rows more often, "
     f"{OTHER_NAME}; another model= may translate them"
@@ -92,6 +95,11 @@ def describe(job: TranslateJob, summary: Summary) -> str:
         folder = "" if job.output_dir == "outputs" else f" output_dir={shlex.quote(job.output_dir)}"
         lines.append(f"  Each of these rows is a line in {summary.folder / 'errors'}, with its message.")
         lines.append(f"  The first of them: hymt-batch status name={name}{folder} errors=20")
+        if job.write.keep_rows and any(summary.counts.get(status, 0) for status in RETRIED):
+            lines.append(
+                f"  Rows that were sent to the model are decoded again by: hymt-batch retry name={name}{folder}, "
+                "with another model=, decode= or check=retry"
+            )
     others = "All other rows are translated. " if rate < 1 else ""
     accepted = [f"check.max_error_rate={min(1.0, math.ceil(1000 * rate) / 1000):g}"] if rate > limit else []
     accepted += [f"check.max_failed_files={num_failed}"] if num_failed > max_failed else []

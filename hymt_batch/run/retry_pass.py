@@ -21,8 +21,8 @@ from hymt_batch.formats.field_rows import file_row
 from hymt_batch.fs import OS_FS
 from hymt_batch.manifest import JobPass, JobRecord, JsonDict
 from hymt_batch.prompt import GenerationPrompt
-from hymt_batch.records import Document, Input, Shard, ShardRecord, Status
-from hymt_batch.run import identity, kept_settings, stored_settings
+from hymt_batch.records import Document, Input, Shard, ShardRecord
+from hymt_batch.run import error_advice, identity, kept_settings, stored_settings
 from hymt_batch.run.plan import Plan
 from hymt_batch.source.shards import SkippedShard
 from hymt_batch.write import identity_versions
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from hymt_batch.schema import RetryJob, TranslateJob
 
 log = logging.getLogger(__name__)
-
-DEFAULT_STATUSES = (Status.EMPTY, Status.GENERATION_ERROR, Status.NON_FINITE, Status.CRASH_QUARANTINED)
-"""Rows that were sent to the model and have no translation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +68,7 @@ def read_job(folder: Path) -> manifest.JobRecord:
 def criteria_of(job: RetryJob) -> Criteria:
     """Return by what the rows are selected; without statuses and flags, those that have no translation."""
     if job.statuses is None and job.flags is None:
-        return Criteria(frozenset(status.value for status in DEFAULT_STATUSES), frozenset())
+        return Criteria(frozenset(status.value for status in error_advice.RETRIED), frozenset())
     return Criteria(frozenset(job.statuses or ()), frozenset(job.flags or ()))
 
 
