@@ -123,9 +123,7 @@ class Publisher:
         for input in self._inputs:
             record = file_record.read_record(self._fs, self._folder, input)
             if record is None and (earlier := closed.record(input)) is not None:
-                self._own_sha256s[earlier["out_rel"]] = file_record.output_sha256(earlier)
-                if self._config.retire is Retire.all:
-                    self._to_retire[input.file_id] = earlier["out_rel"]
+                self._will_replace(input, earlier)
                 continue
             if record is None or record["identity"] != self._identity_sha256:
                 if (recorded := recorded_sha256s.get(input.out_rel)) is not None:
@@ -151,6 +149,10 @@ class Publisher:
                 continue
             self._own_sha256s[record["out_rel"]] = file_record.output_sha256(record)
             remove(self._fs, file_record.record_path(self._folder, input))
+        self._load_manifest(path)
+
+    def _load_manifest(self, path: Path) -> None:
+        """Find whether the manifest describes the published files; remove it if some of them will be replaced."""
         if stat_or_none(self._fs, path) is None:
             return
         if self.all_published:
@@ -158,9 +160,15 @@ class Publisher:
             self._has_manifest = has_content(
                 self._fs, path, manifest_contents.build(self._job, self.file_records(), listed)
             )
-        else:  # some of the files that it describes will be replaced
+        else:
             remove(self._fs, path)
         self._fs.fsync_dir(self._folder)  # the process that wrote it may have been killed before this sync
+
+    def _will_replace(self, input: Input, earlier: JsonDict) -> None:
+        """Note the earlier version of a file that an update makes anew; `earlier` is its record."""
+        self._own_sha256s[earlier["out_rel"]] = file_record.output_sha256(earlier)
+        if self._config.retire is Retire.all:
+            self._to_retire[input.file_id] = earlier["out_rel"]
 
     def _set_published(self, input: Input, record: JsonDict, shards: ShardTable) -> None:
         self.published[input.file_id] = _Published(self._pool.keep(record, input.rel, input.out_rel), shards)
