@@ -27,6 +27,7 @@ from hymt_batch.segment import SegmentConfig
 from hymt_batch.setting import Identity, Operation
 from hymt_batch.shard import ShardConfig
 from hymt_batch.source.settings import SourceConfig
+from hymt_batch.tracking.settings import TrackingConfig
 from hymt_batch.write.settings import WriteConfig
 
 MAX_PART_S = 300.0
@@ -108,6 +109,7 @@ class TranslateJob(PipelineJob):
 
     tgt_lang: Identity[str]
     shard: ShardConfig = field(default_factory=ShardConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
         self.model.check_translates()

@@ -26,7 +26,7 @@ LIBRARY = ROOT / "hymt_batch"
 BASE = (
     "records.py errors.py languages.py setting.py byte_size.py fs.py fs_protocol.py storage_error.py child_process.py"
 )
-STAGES = "source/ segment.py prompt.py batch.py model/ device_map/ decode/ check/ write/ launch/ shard.py"
+STAGES = "source/ segment.py prompt.py batch.py model/ device_map/ decode/ check/ write/ launch/ shard.py tracking/"
 
 RULES = {
     "jobs/__main__.py": "config.py schema.py cli/ launch/ write/sweep_points.py errors.py sanitize.py severity.py "
@@ -73,6 +73,7 @@ RULES = {
     "check/": f"codes.py cut.py sent_key.py {BASE}",
     "write/lease_holder.py": "launch/registry.py",  # whether a scheduler started the holder again
     "write/": f"formats/ file_units.py manifest.py pretty_json.py sanitize.py sent_key.py shard.py {BASE}",
+    "tracking/": BASE,
     "launch/registry.py": "",
     "launch/ray_cluster.py": f"shard.py sanitize.py signals.py {BASE}",  # it runs as long as the job
     "launch/": f"shard.py {BASE}",
@@ -122,6 +123,7 @@ HEAVY = {
     "numpy": "check/loops.py bench/baselines/llama.py evaluate/bootstrap.py",
     "sacrebleu": "evaluate/metrics.py",
     "py3langid": "check/language_id.py",
+    "mlflow": "tracking/mlflow_server.py",
     "triton": "decode/kernels/triton_source.py",
     "llama_cpp": "bench/baselines/llama.py",
     "gguf": "bench/baselines/gguf_file.py",
