@@ -252,6 +252,7 @@ class Part:
     # own segments of copies with other surrounding white space
     copy_segments: dict[int, tuple[Segment, ...]] = field(default_factory=dict)
     rejections: Mapping[int, Rejection] = field(default_factory=dict)  # document -> why it is not sent to the model
+    known: Mapping[int, Row] = field(default_factory=dict)  # document -> its row in the earlier version of its file
     run_lengths: tuple[int, ...] = ()  # segments in each run of a divided row; () if the part is decoded as a whole
     run: SegmentRun | None = None  # which segments the part has, if it is one of the runs of a divided row
 
@@ -312,3 +313,6 @@ class Row:
     num_new_tokens: int = 0
     mean_logprob: float | None = None  # of its segment with the lowest mean log-probability; None if not recorded
     tries: tuple[tuple[str, int], ...] = ()  # steps of the code ladder -> decodings of its segments; see Translation
+    key: bytes = b""  # digest of all that was sent for it; see sent_key.py; b"" if nothing was, or before version 0.2
+    origin: str = ""  # start of the sha256 of the identity under which it was decoded, if an earlier version of its
+    # file had it already; "" if it was decoded for this one

@@ -63,9 +63,9 @@ def prepare_shards(job: PrepareJob) -> str:
         job = replace(job, batch=preparation.longer_parts(job.batch, model, job.part_s))
         plan = Plan.resolve(job, model)
         earlier = None if job.overwrite else shard_plan.read_if_any(OS_FS, folder_of(job))
-        if earlier is not None and job.on_input_change.value == "redo":
+        if earlier is not None and job.on_input_change.is_accepted:
             raise ConfigError(
-                f"on_input_change=redo does not go with {folder_of(job)}, which is prepared already",
+                f"on_input_change={job.on_input_change.value} does not go with {folder_of(job)}, which is prepared",
                 why="it would remove the plan by which the tasks work",
                 fix="Drop it to go on with this plan. For a changed input, set overwrite=true to start over, or "
                 "name=ANOTHER for a second job.",

@@ -31,7 +31,7 @@ from hymt_batch.records import Part, PreparedShard, Shard
 from hymt_batch.run import error_advice, kept_settings, run_status, stderr_capture, stdin_job
 from hymt_batch.run import executor as executors  # `executor` and `task` are variables below
 from hymt_batch.run import task as tasks
-from hymt_batch.run.commit_result import commit_divided_row, commit_result
+from hymt_batch.run.commit_result import commit_divided_row, commit_known, commit_result
 from hymt_batch.run.executor import OpenExecutor
 from hymt_batch.run.finish import close_folder, finish, result_code
 from hymt_batch.run.kept_model import KeptModel, prepare_of
@@ -201,10 +201,14 @@ def pending_units(
                 continue
             # batch: what is committed together
             shard, prompts, rejections = prepared.shard, prepared.prompts, prepared.rejections
-            parts = batch.plan_parts(shard, prompts, rejections, plan.part_limits, max_new_tokens)
+            known = output.find_known(shard, prompts)  # in the earlier version of the file
+            parts = batch.plan_parts(shard, prompts, rejections, plan.part_limits, max_new_tokens, known.rows)
             monitor.add_shard(shard, parts)
             for part in parts:
                 if output.has(part):  # decoded from exactly these rows; raises if the input changed
+                    monitor.skip_part(part)
+                elif part.known:
+                    commit_known(output, part, known)
                     monitor.skip_part(part)
                 elif part.run_lengths:
                     divided.append(part)

@@ -26,7 +26,7 @@ LIBRARY = ROOT / "hymt_batch"
 BASE = (
     "records.py errors.py languages.py setting.py byte_size.py fs.py fs_protocol.py storage_error.py child_process.py"
 )
-STAGES = "source/ segment.py prompt.py batch.py model/ device_map/ decode/ check/ write/ launch/ shard.py"
+STAGES = "source/ segment.py prompt.py batch.py model/ device_map/ decode/ check/ write/ launch/ shard.py tracking/"
 
 RULES = {
     "jobs/__main__.py": "config.py schema.py cli/ launch/ write/sweep_points.py errors.py sanitize.py severity.py "
@@ -70,15 +70,17 @@ RULES = {
     "decode/": f"model/ device_map/placement.py {BASE}",
     "model/": f"device_map/ {BASE}",
     "device_map/": BASE,
-    "check/": f"codes.py {BASE}",
+    "check/": f"codes.py sent_key.py {BASE}",
     "write/lease_holder.py": "launch/registry.py",  # whether a scheduler started the holder again
-    "write/": f"formats/ file_units.py manifest.py pretty_json.py sanitize.py shard.py {BASE}",
+    "write/": f"formats/ file_units.py manifest.py pretty_json.py sanitize.py sent_key.py shard.py {BASE}",
+    "tracking/": BASE,
     "launch/registry.py": "",
     "launch/ray_cluster.py": f"shard.py sanitize.py signals.py {BASE}",  # it runs as long as the job
     "launch/": f"shard.py {BASE}",
     "formats/": "records.py errors.py languages.py fs.py fs_protocol.py",
     "manifest.py": "pretty_json.py records.py fs.py fs_protocol.py",
     "codes.py": "records.py",
+    "sent_key.py": "records.py",
     "cut.py": "records.py",
     "blank.py": "records.py",
     "signals.py": "errors.py",
@@ -120,6 +122,7 @@ HEAVY = {
     "pyarrow": "formats/parquet/ formats/bytestream.py formats/compressed_stream.py source/hub.py",
     "numpy": "check/loops.py bench/baselines/llama.py evaluate/bootstrap.py",
     "sacrebleu": "evaluate/metrics.py",
+    "mlflow": "tracking/mlflow_server.py",
     "triton": "decode/kernels/triton_source.py",
     "llama_cpp": "bench/baselines/llama.py",
     "gguf": "bench/baselines/gguf_file.py",

@@ -16,12 +16,14 @@ from hymt_batch.records import (
     LINE_BREAKS,
     Document,
     Part,
+    Prompt,
     Row,
     Segment,
     Status,
     Translation,
     has_line_break,
 )
+from hymt_batch.sent_key import sent_key
 
 _ENDING_FLAGS = frozenset({"control_token", "empty", "truncated"})
 _LINE_BREAK = re.compile(rf"\r\n|[{LINE_BREAKS}]")  # "\r\n" is one line break
@@ -35,7 +37,7 @@ def assemble_rows(
     """Assemble one row for each document of the part, with its text as the model gave it; see `shape_row`.
 
     Args:
-        part: The documents, which of them are copies of others, and which were not sent to the model.
+        part: The documents: which of them are copies of others, which are known already, and which were not sent.
         translations: One flagged translation for each prompt of the part.
         join: Joins the texts of one document's segments for a target language.
 
@@ -45,10 +47,15 @@ def assemble_rows(
     by_document: dict[int, list[Translation]] = {}
     for translation in translations:
         by_document.setdefault(translation.prompt.segment.document_index, []).append(translation)
+    prompts: dict[int, list[Prompt]] = {}  # as planned; a translation may have another one, of the code ladder
+    for prompt in part.prompts:
+        prompts.setdefault(prompt.segment.document_index, []).append(prompt)
     rows: list[Row] = []
     for index in part.document_indices:
         document = part.shard.documents[index]
-        if (rejection := part.rejections.get(index)) is not None:
+        if (known := part.known.get(index)) is not None:
+            rows.append(replace(known, row_index=document.row_index, digest=document.digest))
+        elif (rejection := part.rejections.get(index)) is not None:
             rows.append(Row(document.row_index, document.digest, rejection.status, "", message=rejection.message))
         elif document.status is not Status.OK:
             rows.append(Row(document.row_index, document.digest, document.status, "", message=document.message))
@@ -58,7 +65,8 @@ def assemble_rows(
                 len(of_row) == 1 and of_row[0].finish_reason == "stop" and not (of_row[0].flags or of_row[0].tries)
             )
             assemble = _assemble_plain_row if is_plain else _assemble_row
-            rows.append(assemble(document, of_row, own_segments, join, is_copy=original != index))
+            key = sent_key(document, prompts[original], own_segments) if original in prompts else b""
+            rows.append(assemble(document, of_row, own_segments, join, key, is_copy=original != index))
         else:
             rows.append(Row(document.row_index, document.digest, Status.OK, "", ("blank",), attempts=0))
     return rows
@@ -69,6 +77,7 @@ def _assemble_row(
     translations: Sequence[Translation],
     segments: Sequence[Segment] | None,
     join: Callable[[Sequence[Segment], Sequence[str], str], str],
+    key: bytes,
     *,
     is_copy: bool,
 ) -> Row:
@@ -117,6 +126,7 @@ def _assemble_row(
             (value for t in translations if (value := _if_finite(t.mean_logprob)) is not None), default=None
         ),
         tries=() if is_copy else _count_tries(translations),
+        key=key,
     )
 
 
@@ -125,6 +135,7 @@ def _assemble_plain_row(
     translations: Sequence[Translation],
     segments: Sequence[Segment] | None,
     join: Callable[[Sequence[Segment], Sequence[str], str], str],
+    key: bytes,
     *,
     is_copy: bool,
 ) -> Row:
@@ -140,6 +151,7 @@ def _assemble_plain_row(
         num_source_tokens=prompt.num_source_tokens,
         num_new_tokens=0 if is_copy else translation.num_new_tokens,
         mean_logprob=_if_finite(translation.mean_logprob),
+        key=key,
     )
 
 

@@ -73,12 +73,29 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:
             f"write.name={write.name} names the source language, which is not set",
             fix="Set src_lang=en, or drop {src}.",
         )
+    _check_update(job)
     _check_task(job)
     if job.name is None and source.path is not None:
         job.name = job_name.default(source.path)
     if job.name is not None:
         job_name.check(job.name, job.output_dir)
     return notes
+
+
+def _check_update(job: TranslateJob | PlanJob | DoctorJob) -> None:
+    """Refuse an update without rows, and a job that takes another identity without being updated."""
+    if job.on_input_change.value == "update" and not job.write.keep_rows:
+        raise ConfigError(
+            "on_input_change=update does not go with write.keep_rows=false",
+            why="it takes the rows that did not change from those that were kept",
+            fix="Drop write.keep_rows=false, or set on_input_change=redo to translate changed files as a whole.",
+        )
+    if job.on_mismatch.value == "keep" and job.on_input_change.value != "update":
+        raise ConfigError(
+            f"on_mismatch=keep does not go with on_input_change={job.on_input_change.value}",
+            why="only an update takes the rows that are translated over into a job with other settings",
+            fix="Add on_input_change=update, or set on_mismatch=fork for a second folder.",
+        )
 
 
 def _check_sampling(job: TranslateJob | PlanJob | DoctorJob) -> None:

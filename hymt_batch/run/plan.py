@@ -94,7 +94,7 @@ def open_inputs(job: TranslateJob, stop: StopRequest, *, only_stored: bool = Fal
         HymtError: An input cannot be found, read or stored.
     """
     folder = Path(job.output_dir) / str(job.name)
-    starts_over = job.overwrite or job.on_input_change.value == "redo"  # with whatever is read now
+    starts_over = job.overwrite or job.on_input_change.is_accepted  # with whatever is read now
     spool = Spool(folder, replace=starts_over, only_stored=only_stored)
     with stop.remove_on_exit(spool.staging_folder):
         yield Inputs(

@@ -183,6 +183,12 @@ def output_settings_in(identity: JsonDict, changes: Changes = CHANGES) -> JsonDi
     return {key: _get(identity, key) for key in changes.moved if _has(identity, key)}
 
 
+def copy_value(source: JsonDict, target: JsonDict, key: str) -> None:
+    """Give an identity the value that another one has under a dotted key, if it has one."""
+    if _has(source, key):
+        _set(target, key, copy.deepcopy(_get(source, key)))
+
+
 def _get(identity: JsonDict, key: str) -> Any:
     value: Any = identity
     for name in key.split("."):

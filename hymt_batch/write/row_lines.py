@@ -32,12 +32,14 @@ def _encode_row_fast(row: Row) -> str:
     """Do what `_encode_row` does, five times as fast, for a row without lone surrogates."""
     logprob = "" if row.mean_logprob is None else f',"logprob":{row.mean_logprob!r}'
     tries = f',"tries":{json.dumps(dict(row.tries), separators=(",", ":"))}' if row.tries else ""
+    key = f',"key":"{row.key.hex()}"' if row.key else ""
+    origin = f',"origin":{_encode_string(row.origin)}' if row.origin else ""
     return (
         f'{{"row":{row.row_index},"digest":"{row.digest.hex()}","status":"{row.status}",'
         f'"flags":[{",".join(map(_encode_string, row.flags))}],"text":{_encode_string(row.text)},'
         f'"message":{_encode_string(row.message)},'
         f'"attempts":{row.attempts},"source_tokens":{row.num_source_tokens},"new_tokens":{row.num_new_tokens}'
-        f"{logprob}{tries}}}\n"
+        f"{logprob}{tries}{key}{origin}}}\n"
     )
 
 
@@ -57,6 +59,10 @@ def _encode_row(row: Row) -> bytes:
         value["logprob"] = row.mean_logprob
     if row.tries:
         value["tries"] = dict(row.tries)
+    if row.key:
+        value["key"] = row.key.hex()
+    if row.origin:
+        value["origin"] = row.origin
     try:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8")
     except UnicodeEncodeError:  # a lone surrogate
@@ -100,6 +106,8 @@ def _to_row(value: dict[str, Any]) -> Row:
         int(value["new_tokens"]),
         None if logprob is None else float(logprob),
         tuple((str(step), int(num)) for step, num in value["tries"].items()) if "tries" in value else (),
+        bytes.fromhex(value["key"]) if "key" in value else b"",
+        str(value.get("origin", "")),
     )
 
 
