@@ -161,7 +161,7 @@ def shape_row(document: Document, row: Row, one_line: bool, config: CheckConfig)
         one_line: True if the output holds each row on one line: a line break in a translation becomes one space.
         config: The thresholds of the flags.
     """
-    if row.text and (document.keeps_codes or config.codes):
+    if row.text and (document.keeps_codes or config.codes_in_rows):
         row = _with_codes(document, row)
     text, flags = row.text, row.flags
     if config.min_logprob is not None and row.mean_logprob is not None and row.mean_logprob < config.min_logprob:

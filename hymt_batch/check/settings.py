@@ -65,6 +65,11 @@ class CheckConfig:
         """The steps of the code ladder; `auto` is all of them."""
         return CODE_STEPS if self.code_ladder == "auto" else tuple(self.code_ladder)
 
+    @property
+    def codes_in_rows(self) -> bool:
+        """Whether codes that are still lost in a row are put back; what the ladder still loses would stay lost."""
+        return self.codes or self.code_rows
+
 
 def _steps_of(value: Any) -> list[str]:
     """Return the steps that a user listed.
