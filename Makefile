@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 FLOOR_VENV ?= .venv-floor
 TRITON ?= .triton
+RAY_VENV ?= .venv-ray
 BIN := $(VENV)/bin
 SEED ?= 20261124
 PIP_FLAGS ?= --disable-pip-version-check --quiet
@@ -12,9 +13,9 @@ PIP_FLAGS ?= --disable-pip-version-check --quiet
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-random test-kernels test-floor check format faults faults-quick matrix memory \
-	scale draining overhead gpu-counts gpu-wheels gpu-dry-run worker-overhead place-costs small-files against-engine \
-	full-size integrity troubleshooting retrain clean
+.PHONY: help install demo test test-random test-kernels test-slurm test-ray test-floor check format faults faults-quick \
+	matrix memory scale draining overhead gpu-counts gpu-wheels gpu-dry-run worker-overhead place-costs straggler small-files \
+	against-engine full-size integrity troubleshooting retrain clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,7 +36,10 @@ demo: install ## translate the embedded corpus with the demo model
 	@echo "(the command is in $(BIN); add it to your PATH with: source $(BIN)/activate)"
 
 test: install ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow' tests
+
+test-slurm: install ## run the tests on a real SLURM, the slow ones too (needs root, slurm-wlm and munge)
+	$(BIN)/python -m pytest -n 2 tests/slurm
 
 test-random: install ## run the property tests with examples that no run tried before (TIMES=10)
 	for i in $$(seq $(or $(TIMES),10)); do HYPOTHESIS_PROFILE=random $(BIN)/python -m pytest -q -n 2 -m hypothesis tests || exit; done
@@ -62,6 +66,17 @@ $(TRITON)/.installed: constraints.txt
 test-kernels: install $(TRITON)/.installed ## run the tests of the GPU kernels in Triton's interpreter (installs 286 MB)
 	@# in a folder of its own, since transformers imports triton where it finds it, in every command
 	PYTHONPATH=$(CURDIR)/$(TRITON) TRITON_INTERPRET=1 $(BIN)/python -m pytest -n 2 tests/test_kernels.py
+
+$(RAY_VENV)/.installed: $(VENV)/.installed pyproject.toml constraints.txt
+	$(BIN)/python -m venv $(RAY_VENV)
+	@# the packages of .venv are seen here, too, so that only Ray is added (240 MB)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> $$($(RAY_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/hymt_batch_venv.pth
+	$(RAY_VENV)/bin/pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[ray]'
+	@touch $@
+
+test-ray: $(RAY_VENV)/.installed ## run the tests on a real Ray cluster of two nodes (installs 240 MB into .venv-ray)
+	$(RAY_VENV)/bin/python -m pytest -q tests/ray
 
 test-floor: $(FLOOR_VENV)/.installed ## run the core tests with the oldest supported versions
 	@# transformers 4.56 imports numpy.core, which is deprecated
@@ -113,6 +128,9 @@ overhead: install ## measure the time that the job spends outside the model
 worker-overhead: install ## measure the processor time of a row in the process that feeds 8 workers (simulated GPUs)
 	$(BIN)/python -m tests.campaigns.worker_overhead
 
+straggler: install ## compare the time of 200 shards on 4 workers (one slow, two die) with an ideal schedule (simulated time)
+	$(BIN)/python -m tests.campaigns.straggler --seed $(SEED) --size $(or $(SIZE),200)
+
 place-costs: install ## measure the processor time of a place in each format of documents, reader and writer
 	$(BIN)/python -m tests.campaigns.place_costs
 
@@ -135,4 +153,4 @@ retrain: install ## train the second demo model, which is not embedded yet, into
 	$(BIN)/python -m hymt_batch.demo train --out build/demo
 
 clean: ## remove the environments and caches, but not outputs/
-	rm -rf $(VENV) $(FLOOR_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(FLOOR_VENV) $(RAY_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

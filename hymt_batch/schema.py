@@ -17,6 +17,8 @@ from hymt_batch.decode.registry import InBenchmark
 from hymt_batch.decode.settings import DecodeConfig
 from hymt_batch.device_map.settings import DeviceMapConfig
 from hymt_batch.errors import ConfigError
+from hymt_batch.evaluate import settings as evaluate_settings
+from hymt_batch.evaluate.settings import BleuTokenizer, MetricName
 from hymt_batch.launch.settings import LaunchConfig
 from hymt_batch.model.settings import ModelConfig
 from hymt_batch.model.synthetic import Shape
@@ -259,6 +261,37 @@ class VerifyJob(InspectJob):
 
 
 @dataclass(kw_only=True, slots=True)
+class EvaluateJob(InspectJob):
+    """Settings of `hymt-batch evaluate`; documented in conf/evaluate.yaml."""
+
+    references: Operation[str]
+    references_field: Operation[Any] = None
+    references_id: Operation[str | None] = None
+    references_encoding: Operation[str] = "utf-8"
+    inputs: Operation[Any] = None
+    metrics: Operation[Any] = None
+    bleu_tokenize: Operation[BleuTokenizer] = BleuTokenizer.auto
+    baseline: Operation[str | None] = None
+    bootstrap: Operation[int] = 1000
+    seed: Operation[int] = 12345
+    scorer: Operation[str | None] = None
+    scorer_timeout_s: Operation[float] = 3600.0
+
+    def __post_init__(self) -> None:
+        evaluate_settings.check_numbers(self.bootstrap, self.seed, self.scorer_timeout_s)
+        self.metrics = [name.value for name in evaluate_settings.metric_names(self.metrics)]
+        self.inputs = evaluate_settings.as_paths(self.inputs)
+
+    @property
+    def metric_names(self) -> list[MetricName]:
+        return evaluate_settings.metric_names(self.metrics)
+
+    @property
+    def input_paths(self) -> list[str]:
+        return list(self.inputs or ())
+
+
+@dataclass(kw_only=True, slots=True)
 class LanguagesJob:
     """Settings of `hymt-batch languages`; documented in conf/languages.yaml."""
 
@@ -282,6 +315,7 @@ JOBS: dict[str, type] = {
     "bench": BenchJob,
     "status": StatusJob,
     "verify": VerifyJob,
+    "evaluate": EvaluateJob,
     "languages": LanguagesJob,
     "formats": FormatsJob,
 }

@@ -31,6 +31,7 @@ LIGHT = {"help": ["--help"], "version": ["--version"], "completion": ["--complet
 JOBS = {
     "status": ["status", "name=语料", "format=json"],
     "verify": ["verify", "name=语料"],
+    "evaluate": ["evaluate", "name=语料", "references=语料.txt"],
     "prepare": ["prepare", "source.path=语料.txt", "tgt_lang=fr", "--cfg", "job"],
     "missing": ["missing", "name=语料", "--cfg", "job"],
     "merge": ["merge", "name=语料", "--cfg", "job"],
@@ -253,8 +254,11 @@ GONE = "mkdir gone; cd gone; rmdir ../gone"
 
 @pytest.mark.parametrize("job", JOBS)
 def test_a_working_directory_that_was_removed(job: str, finished: Path, tmp_path: Path) -> None:
-    words = [word.replace("path=", f"path={finished}/") if word.startswith("source") else word for word in JOBS[job]]
-    output_dir = [f"output_dir={finished}/outputs"] if job in ("status", "verify") else []
+    words = [
+        word.replace("=", f"={finished}/", 1) if word.startswith(("source.path=", "references=")) else word
+        for word in JOBS[job]
+    ]
+    output_dir = [f"output_dir={finished}/outputs"] if job in ("status", "verify", "evaluate") else []
     assert run([*COMMAND, *words, *output_dir], tmp_path, before=GONE).returncode == 0
     if output_dir:
         refused = run([*COMMAND, *words], tmp_path, before=GONE)

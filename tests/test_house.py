@@ -31,8 +31,8 @@ STAGES = "source/ segment.py prompt.py batch.py model/ device_map/ decode/ check
 RULES = {
     "jobs/__main__.py": "config.py schema.py cli/ launch/ write/sweep_points.py errors.py sanitize.py signals.py "
     "streams.py",
-    "jobs/": f"run/ doctor/ bench/ plan_report.py prompt_end.py {STAGES} formats/ schema.py manifest.py sanitize.py "
-    f"signals.py streams.py {BASE}",
+    "jobs/": f"run/ doctor/ bench/ evaluate/ plan_report.py prompt_end.py {STAGES} formats/ schema.py manifest.py "
+    f"sanitize.py signals.py streams.py {BASE}",
     "file_units.py": f"formats/ {BASE}",
     "plan_report.py": "run/reporter.py device_map/ prompt_end.py records.py sanitize.py errors.py",
     "prompt_end.py": "prompt.py",
@@ -42,6 +42,7 @@ RULES = {
     "run/replica.py": f"code_prompt.py schema.py {STAGES} {BASE}",
     "run/": f"{STAGES} formats/ file_units.py schema.py manifest.py sanitize.py signals.py streams.py {BASE}",
     "doctor/": f"{STAGES} formats/ prompt_end.py schema.py {BASE}",
+    "evaluate/": f"run/finished_rows.py source/ write/ formats/ manifest.py {BASE}",
     "bench/": f"decode/ model/ device_map/ {BASE}",
     "demo/": "",
     "config.py": "cli/ schema.py errors.py",
@@ -66,6 +67,7 @@ RULES = {
     "write/lease_holder.py": "launch/registry.py",  # whether a scheduler started the holder again
     "write/": f"formats/ file_units.py manifest.py pretty_json.py sanitize.py shard.py {BASE}",
     "launch/registry.py": "",
+    "launch/ray_cluster.py": f"shard.py sanitize.py signals.py {BASE}",  # it runs as long as the job
     "launch/": f"shard.py {BASE}",
     "formats/": "records.py errors.py languages.py fs.py fs_protocol.py",
     "manifest.py": "pretty_json.py records.py fs.py fs_protocol.py",
@@ -108,11 +110,13 @@ HEAVY = {
     "huggingface_hub": "model/files.py",
     "datasets": "source/hub.py formats/parquet/saved_dataset.py",
     "pyarrow": "formats/parquet/ formats/bytestream.py formats/compressed_stream.py source/hub.py",
-    "numpy": "check/loops.py bench/baselines/llama.py",
+    "numpy": "check/loops.py bench/baselines/llama.py evaluate/bootstrap.py",
+    "sacrebleu": "evaluate/metrics.py",
     "triton": "decode/kernels/triton_source.py",
     "llama_cpp": "bench/baselines/llama.py",
     "gguf": "bench/baselines/gguf_file.py",
     "ctranslate2": "bench/baselines/ctranslate.py",
+    "ray": "launch/ray_cluster.py",
     "hydra": "config.py",
     "omegaconf": "config.py",
 }
@@ -229,7 +233,7 @@ def test_an_init_file_has_only_a_docstring() -> None:
 @pytest.mark.parametrize("job", schema.JOBS)
 def test_composing_a_job_imports_no_heavy_library(job: str, tmp_path: Path) -> None:
     words = {"translate": ["preset=demo"], "prepare": ["preset=demo"], "bench": [], "languages": [], "formats": []}.get(
-        job, ["name=demo"]
+        job, ["name=demo", *(["references=x"] if job == "evaluate" else [])]
     )
     program = (
         "import sys; from hymt_batch import config; config.load(sys.argv[1], sys.argv[2:]);"

@@ -30,7 +30,7 @@ GPUS = "device_map=auto"
 SMALL = "device_map.max_memory={0: 2MiB}"
 CSV = "source.path=in/a.csv"
 HUB = "source.path=org/corpus"
-SLURM, K8S, CRON = "launch=slurm", "launch=k8s", "launch=cron"
+SLURM, K8S, RAY, CRON = "launch=slurm", "launch=k8s", "launch=ray", "launch=cron"
 SAMPLING = "decode=recommended"
 DEMO = Path(model_files.__file__).parent.parent / "demo" / "model"
 
@@ -183,6 +183,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "launch.outputs_claim": ("out", K8S),
     "launch.cache_claim": ("cache", K8S),
     "launch.tasks": ("4", K8S),
+    "launch.address": ("auto", RAY),
     "launch.schedule": ("'0 2 * * *'", CRON),
 }
 """Setting -> another value, and the other settings with which it matters."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch.errors import PreflightError
-from hymt_batch.schema import DoctorJob, InspectJob, PlanJob, TranslateJob, VerifyJob
+from hymt_batch.schema import DoctorJob, EvaluateJob, InspectJob, PlanJob, TranslateJob, VerifyJob
 
 
 def is_removed() -> bool:
@@ -50,6 +50,8 @@ def check_relative_paths(job: Any) -> None:
         settings += [("source.path", path) for path in paths if path != "-" and not path.startswith("demo:")]
     if isinstance(job, VerifyJob) and not isinstance(job.inputs, bool):
         settings += [("inputs", path) for path in ([job.inputs] if isinstance(job.inputs, str) else job.inputs)]
+    if isinstance(job, EvaluateJob):
+        settings += [("references", job.references), *(("inputs", path) for path in job.input_paths)]
     for key, path in settings:
         if not os.path.isabs(os.path.expanduser(path)):
             raise PreflightError(

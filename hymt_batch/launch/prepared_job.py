@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from hymt_batch.errors import ExitCode
+from hymt_batch.errors import ExitCode, PreflightError
 from hymt_batch.launch.command import JobCommand
 from hymt_batch.shard import format_units
 
@@ -39,6 +39,26 @@ def prepare_words(job: JobCommand) -> list[str]:
     given = [word.removeprefix("launch.") for word in job.words if word.startswith(PREPARE_SETTINGS)]
     words = [word for word in job.job_words(task=False) if not word.startswith(("shard.index=", "shard.per_task="))]
     return [*words, *given]
+
+
+def prepare_job(job: JobCommand) -> ExitCode:
+    """Prepare a job by the command, which says what it did; return its exit code."""
+    code = subprocess.run([*job.program, "prepare", *prepare_words(job)], check=False).returncode
+    return ExitCode(code) if code in list(ExitCode) else ExitCode.STOPPED
+
+
+def require_missing_shards(job: JobCommand) -> list[int]:
+    """Return the missing shards of a job that is prepared.
+
+    Raises:
+        PreflightError: They cannot be read.
+    """
+    missing = missing_shards(job, quiet=False)
+    if missing is None:
+        raise PreflightError(
+            f"hymt-batch missing name={job.name} failed", fix="Run it by hand; its message says what is wrong."
+        )
+    return missing
 
 
 def missing_shards(job: JobCommand, *, quiet: bool) -> list[int] | None:

@@ -17,6 +17,7 @@ class Target(Enum):
     local = "local"  # this process, and its workers
     slurm = "slurm"  # an array of SLURM, submitted here
     k8s = "k8s"  # manifests for Kubernetes, printed
+    ray = "ray"  # tasks of a Ray cluster, run until the job ends
     systemd = "systemd"  # a service and its timer, printed
     cron = "cron"  # a line of a crontab, printed
 
@@ -83,6 +84,11 @@ SCHEDULERS: dict[str, Scheduler] = {
         ),
         has_tasks=True,
         array=ArrayVariables(kind="an Indexed Job of Kubernetes", index="JOB_COMPLETION_INDEX"),
+    ),
+    "ray": Scheduler(
+        module="hymt_batch.launch.ray_cluster",
+        settings=(*TASK_SETTINGS, "devices", "part_s", "address"),
+        has_tasks=True,
     ),
     "systemd": Scheduler(module="hymt_batch.launch.systemd", settings=("dry_run", "schedule")),
     "cron": Scheduler(module="hymt_batch.launch.cron", settings=("dry_run", "schedule")),

@@ -1,4 +1,4 @@
-"""Settings of the schedulers that a job can be handed to: `launch=slurm`, k8s, systemd, cron."""
+"""Settings of the schedulers that a job can be handed to: `launch=slurm`, k8s, ray, systemd, cron."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ class SchedulerConfig:
     outputs_claim: Operation[str] = "outputs"
     cache_claim: Operation[str | None] = None
     tasks: Operation[int | None] = None
+    address: Operation[str | None] = None
     schedule: Operation[str | None] = None
 
     def check_scheduler(self) -> None:

@@ -18,8 +18,8 @@ if [ -z "${{SLURM_JOB_END_TIME:-}}" ]; then  # not set by SLURM before 23.02
 	SLURM_JOB_END_TIME=$(date --date="$end" +%s 2> /dev/null)
 	export SLURM_JOB_END_TIME
 fi
-signalled='' child=''
-trap 'signalled=1; [ -z "$child" ] || kill -TERM "$child" 2> /dev/null' TERM USR1 USR2
+signalled='' asked='' child=''
+trap 'signalled=1 asked=1; [ -z "$child" ] || kill -TERM "$child" 2> /dev/null' TERM USR1 USR2
 {command} &
 child=$!
 [ -z "$signalled" ] || kill -TERM "$child"  # the signal came before the task began
@@ -28,13 +28,18 @@ while [ -n "$signalled" ]; do  # a signal ends wait, not the task
 	signalled=
 	wait "$child"; code=$?
 done
+[ -z "$asked" ] || [ "$code" -ne 143 ] || code=75  # the signal came before hymt-batch could handle it
 """
 
 REQUEUE = """\
 if [ "$code" -eq 75 ]; then  # stopped: to be continued
-	if [ "${{SLURM_RESTART_COUNT:-0}}" -ge {max_requeues} ]; then
+	id=${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}
+	started=$(scontrol --oneliner show job "$id" | grep -o "Restarts=[0-9]*")
+	if [ "${{started:=Restarts=${{SLURM_RESTART_COUNT:-0}}}}" != "Restarts=${{SLURM_RESTART_COUNT:-0}}" ]; then
+		echo "hymt-batch: this node was declared down, and SLURM has started the task elsewhere" >&2
+	elif [ "${{SLURM_RESTART_COUNT:-0}}" -ge {max_requeues} ]; then
 		echo "hymt-batch: stopped again after {max_requeues} repetitions (launch.max_requeues); submit it again" >&2
-	elif scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"; then
+	elif scontrol requeue "$id"; then
 		echo "hymt-batch: back in the queue, repetition $((${{SLURM_RESTART_COUNT:-0}} + 1)) of {max_requeues}" >&2
 	fi
 fi

@@ -18,7 +18,14 @@ from pathlib import Path
 from hymt_batch.errors import ExitCode, LeaseError, PreflightError
 from hymt_batch.launch import slurm
 from hymt_batch.launch.command import JobCommand
-from hymt_batch.launch.prepared_job import missing_shards, prepare_words, queue_label, task_lists
+from hymt_batch.launch.prepared_job import (
+    missing_shards,
+    prepare_job,
+    prepare_words,
+    queue_label,
+    require_missing_shards,
+    task_lists,
+)
 
 MAX_ARRAY_SIZE = 1001
 """SLURM's default: indices of an array are below it."""
@@ -49,14 +56,9 @@ def hand_over(job: JobCommand, show: Callable[[str], object]) -> ExitCode:
     label = queue_label(job)
     if not job.launch.dry_run:
         _check_queue(label)
-        prepared = subprocess.run([*job.program, "prepare", *prepare_words(job)], check=False).returncode
-        if prepared:
-            return ExitCode(prepared) if prepared in list(ExitCode) else ExitCode.STOPPED
-    missing = missing_shards(job, quiet=job.launch.dry_run)
-    if missing is None and not job.launch.dry_run:
-        raise PreflightError(
-            f"hymt-batch missing name={job.name} failed", fix="Run it by hand; its message says what is wrong."
-        )
+        if (prepared := prepare_job(job)) is not ExitCode.COMPLETE:
+            return prepared
+    missing = missing_shards(job, quiet=True) if job.launch.dry_run else require_missing_shards(job)
     if missing is not None and not missing and (job.folder / "manifest.json").exists():
         show(f"{job.folder} is complete: nothing is left to submit")
         return ExitCode.COMPLETE

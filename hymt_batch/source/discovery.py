@@ -77,10 +77,10 @@ def find_inputs(
     finder.finish()
     ignored_settings.warn(config, finder.inputs, finder.used_settings)
     named = input_names.name_outputs(finder.inputs, outputs.rename)
-    return FoundInputs([_with_settings(i, config) for i in named], finder.named, [file for file, _ in finder.skipped])
+    return FoundInputs([with_settings(i, config) for i in named], finder.named, [file for file, _ in finder.skipped])
 
 
-def _with_settings(input: Input, config: SourceConfig) -> Input:
+def with_settings(input: Input, config: SourceConfig) -> Input:
     """Return an input with the settings by which its bytes are read; a table has no encoding."""
     has_encoding = config.encoding != UTF8 and "encoding" in registry.of_input(input).source_settings
     return replace(input, encoding=config.encoding if has_encoding else "", max_window=config.max_window_bytes)

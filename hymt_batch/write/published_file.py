@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from dataclasses import replace as replace_fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from hymt_batch import manifest
 from hymt_batch.formats import registry
@@ -71,6 +71,21 @@ class InputAccess:
     preamble: Callable[[Input], Preamble]  # returns what precedes an input's first row
     shape_row: Callable[[Document, Row, bool], Row] = lambda document, row, one_line: row
     """Derives flags from measurements, and folds line breaks if a row of the output is one line."""
+
+
+class FileRows(Protocol):
+    """What gives the rows of a file; an `Assembly` has more, to publish it."""
+
+    @property
+    def input(self) -> Input: ...
+    @property
+    def shards(self) -> ShardTable: ...  # the records of all shards
+    @property
+    def load_rows(self) -> Callable[[ShardRecord], ShardRows]: ...  # returns the verified rows of a shard
+    @property
+    def access(self) -> InputAccess: ...
+    @property
+    def config(self) -> WriteConfig: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +189,7 @@ def _write(files: OpenFiles, assembly: Assembly, tally: Tally, *, is_failed: boo
         writer = open_writer(input, out_format(input, assembly.config), preamble, assembly.config, out, rows)
     lists_flags = assembly.config.review and not registry.get(out_format(input, assembly.config)).has_fields
     texts: list[tuple[Document, Row]] = []  # of the row that is written next
-    for document, row in _documents_and_rows(assembly, tally):
+    for document, row in documents_and_rows(assembly, tally):
         texts.append((document, row))
         if ends_row(document):
             writer.write(*join_row(texts))
@@ -192,8 +207,12 @@ def _write(files: OpenFiles, assembly: Assembly, tally: Tally, *, is_failed: boo
     return input_record
 
 
-def _documents_and_rows(assembly: Assembly, tally: Tally) -> Iterator[tuple[Document, Row]]:
-    """Yield each document with its committed row, in order.
+def documents_and_rows(assembly: FileRows, tally: Tally) -> Iterator[tuple[Document, Row]]:
+    """Yield each document with its row as it is written, in order.
+
+    Args:
+        assembly: The file, with its committed rows.
+        tally: Counts what the file has.
 
     Raises:
         InputChangedError: The documents are not exactly those of the shards.
@@ -261,7 +280,7 @@ def _output_row(document: Document, row: Row, tally: Tally) -> Row:
     return replace_fields(row, status=Status.BAD_ROW, text="", message=document.message)
 
 
-def _read_documents(assembly: Assembly) -> Iterator[Document]:
+def _read_documents(assembly: FileRows) -> Iterator[Document]:
     try:
         yield from assembly.access.read_documents(assembly.input)
     except OSError as error:

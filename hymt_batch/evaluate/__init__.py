@@ -1,0 +1,1 @@
+"""Scores of a finished job against references, and comparisons of jobs. Reads finished outputs only."""

@@ -1,0 +1,235 @@
+"""The rows of a finished job, as it published them: each source beside its translation, status and flags.
+
+They are derived as when a file is assembled: from the row records and the inputs, which are read again. Changes
+nothing, takes no lease, and imports no heavy library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hymt_batch import manifest
+from hymt_batch.check import assemble
+from hymt_batch.check.settings import CheckConfig
+from hymt_batch.errors import IdentityError, InputChangedError, MissingError, PreflightError
+from hymt_batch.formats import registry
+from hymt_batch.fs import OS_FS, hash_file
+from hymt_batch.fs_protocol import Fs
+from hymt_batch.manifest import JobRecord, JsonDict, StateDamagedError, StatePermissionError
+from hymt_batch.records import Document, Input, Row, ShardRecord
+from hymt_batch.run import stored_settings
+from hymt_batch.source import discovery, stream
+from hymt_batch.source.preamble_reader import PreambleCache
+from hymt_batch.source.settings import SourceConfig
+from hymt_batch.write import file_record, identity_versions, input_locations, manifest_only, output_settings
+from hymt_batch.write.published_file import InputAccess, documents_and_rows
+from hymt_batch.write.record_store import RecordStore
+from hymt_batch.write.row_record import ShardRows
+from hymt_batch.write.settings import WriteConfig
+from hymt_batch.write.shard_table import ShardTable
+from hymt_batch.write.state_file import StateFileDamagedError
+from hymt_batch.write.tally import Tally
+
+
+@dataclass(frozen=True, slots=True)
+class _FileRows:
+    """See `published_file.FileRows`."""
+
+    input: Input
+    shards: ShardTable
+    load_rows: Callable[[ShardRecord], ShardRows]
+    access: InputAccess
+    config: WriteConfig
+
+
+class FinishedJob:
+    """A finished job in its folder.
+
+    Attributes:
+        folder: The output folder.
+        job: The job, with its identity and output settings.
+        manifest: The contents of `manifest.json`.
+        manifest_sha256: Of the bytes of the manifest; another value means that the output changed.
+        inputs: The inputs in the order of the manifest, with the paths where they are now.
+    """
+
+    def __init__(self, folder: Path, search_paths: Sequence[str] = (), fs: Fs = OS_FS) -> None:
+        """Open a folder; reads the manifest and the records of its files.
+
+        Args:
+            folder: The output folder.
+            search_paths: Where the inputs are now; () for where the job read them.
+            fs: The file system.
+
+        Raises:
+            MissingError: The job is not complete, or its output is damaged.
+            PreflightError: Its rows were not kept, or this user may not read them.
+            InputChangedError: An input is not where the job read it.
+        """
+        self.folder, self._fs = folder, fs.within(folder)
+        self.manifest = _read_manifest(self._fs, folder)
+        self.manifest_sha256 = hash_file(self._fs, folder / "manifest.json")[1]
+        self.job = _read_job(self._fs, folder, self.manifest)
+        self._records = RecordStore(self._fs, folder, self.job.identity_sha256)
+        self._shards = {input.rel: _published_shards(self._fs, folder, self.job, input) for input in self.job.inputs}
+        self._source = _source_config(self.job)
+        values = identity_versions.with_added_output(output_settings.settings_of(self.job))
+        write = _from_settings(WriteConfig, "write", values)
+        self._write = output_settings.config_of_folder(write, self.job)
+        self._check = _from_settings(CheckConfig, "check", values)
+        self._plan_version = identity_versions.plan_version_of(self.job.identity)
+        self._preambles = PreambleCache(self._source, self._write.added_fields, has_begun=lambda input: True)
+        self.inputs = tuple(self._located(search_paths))
+
+    @property
+    def tgt_lang(self) -> str:
+        """The target language of the job; a row may name another one."""
+        return str((self.job.identity.get("prompt") or {}).get("tgt_lang") or "")
+
+    @property
+    def limit(self) -> int | None:
+        """The number of rows to which the job is limited; None if it has all of its inputs."""
+        return self._source.limit
+
+    def _located(self, search_paths: Sequence[str]) -> list[Input]:
+        paths = input_locations.find(self._fs, self.folder, [input.rel for input in self.job.inputs], search_paths)
+        if missing := [input.rel for input in self.job.inputs if input.rel not in paths]:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise InputChangedError(
+                f"the input {missing[0]}{more} is not where the job read it",
+                why="The sources of the rows are read again.",
+                fix="Set inputs=PATH, as in source.path=, to its new path.",
+            )
+        located = [
+            replace(discovery.with_settings(input, self._source), path=paths[input.rel], tgt_lang=self.tgt_lang)
+            for input in self.job.inputs
+        ]
+        return stream.apply_limit(located, self._source, self._preambles, self._plan_version)
+
+    def read(self, input: Input) -> Iterator[tuple[Document, Row]]:
+        """Yield each document of an input with its row as it is written, in order.
+
+        Raises:
+            InputChangedError: The input differs from what was translated.
+            PreflightError: The rows of a shard were not kept.
+        """
+        rows = _FileRows(
+            input,
+            self._shards[input.rel],
+            partial(self._load_rows, input),
+            InputAccess(self._read_documents, self._preambles, partial(assemble.shape_row, config=self._check)),
+            self._write,
+        )
+        return documents_and_rows(rows, Tally())
+
+    def fields_of(self, input: Input) -> Callable[[Document], Mapping[str, Any] | None]:
+        """Return what reads the fields of an input's documents, which `read` yields, in their order."""
+        return registry.of_input(input).document_fields.new_reader().read
+
+    def _read_documents(self, input: Input) -> Iterator[Document]:
+        rows = stream.read_full_documents(
+            input, self._source, self.inputs, self._write.added_fields, self._plan_version, self._preambles
+        )
+        return (document for document, _ in rows)
+
+    def _load_rows(self, input: Input, shard: ShardRecord) -> ShardRows:
+        try:
+            recorded = self._records.read(input.file_id, shard.index)
+        except StateFileDamagedError as damage:
+            raise _not_complete(self.folder, f"the rows of {input.rel} are damaged: {damage}") from None
+        if recorded is None:
+            raise rows_not_kept(self.folder)
+        return ShardRows(recorded[0].shard, recorded[0].counts, recorded[1])
+
+
+def rows_not_kept(folder: Path) -> PreflightError:
+    """Return the error for a folder without row records."""
+    return PreflightError(
+        f"{folder} has no record of its rows",
+        why="The job ran with write.keep_rows=false, or its .hymt folder is missing.",
+        fix="Translate again under another name with write.keep_rows=true (the default).",
+    )
+
+
+def _not_complete(folder: Path, why: str) -> MissingError:
+    return MissingError(
+        f"the job in {folder} is not complete",
+        why=why,
+        fix="Run the job again; `hymt-batch status` shows how far it is.",
+    )
+
+
+def _may_not_read(folder: Path, why: str) -> PreflightError:
+    return PreflightError(
+        f"{folder} cannot be read", why=why, fix="Run this as the user who ran the job, or give this user permission."
+    )
+
+
+def _read_manifest(fs: Fs, folder: Path) -> JsonDict:
+    try:
+        return manifest.read(fs, folder)
+    except StatePermissionError as denied:
+        raise _may_not_read(folder, str(denied)) from None
+    except StateDamagedError as damage:
+        raise _not_complete(folder, f"manifest.json: {damage}") from None
+
+
+def _read_job(fs: Fs, folder: Path, value: JsonDict) -> JobRecord:
+    """Return the job of a folder, whose manifest must be that of this job."""
+    if manifest_only.has_no_state(fs, folder) and value["inputs"]:
+        raise rows_not_kept(folder)
+    try:
+        job = manifest.read_job(fs, folder)
+    except StatePermissionError as denied:
+        raise _may_not_read(folder, str(denied)) from None
+    except StateDamagedError as damage:
+        raise _not_complete(folder, f".hymt/job.json: {damage}") from None
+    if value["identity"] != job.identity or value.get("output_settings", {}) != job.output_settings:
+        raise _not_complete(folder, "its manifest is that of another job")
+    return job
+
+
+def _published_shards(fs: Fs, folder: Path, job: JobRecord, input: Input) -> ShardTable:
+    """Return the shards of a published file, which must be intact."""
+    record = file_record.read_record(fs, folder, input)
+    if record is None or not file_record.is_current(record, job, input):
+        raise _not_complete(folder, f"{input.rel} is not published")
+    path = manifest.translated_path(folder, input.out_rel)
+    if damage := file_record.describe_damage(fs, path, record["output"]):
+        raise _not_complete(folder, f"translated/{input.out_rel} {damage}")
+    return file_record.shard_table_of(record)
+
+
+def _source_config(job: JobRecord) -> SourceConfig:
+    """Return how the inputs are read. A limit counts documents of all inputs; paths are not among the settings."""
+    recorded = job.identity.get("source")
+    values = {**(recorded if isinstance(recorded, dict) else {}), "path": "recorded"}
+    config: SourceConfig = _from_json(SourceConfig, values)
+    return config
+
+
+def _from_settings(config_class: type, stage: str, values: Mapping[str, Any]) -> Any:
+    """Return the settings of a stage from values by dotted key; the others have their defaults."""
+    nested: JsonDict = {}
+    for key, value in values.items():
+        first, *names = key.split(".")
+        if first == stage and names:
+            inner = nested
+            for name in names[:-1]:
+                inner = inner.setdefault(name, {})
+            inner[names[-1]] = value
+    return _from_json(config_class, nested)
+
+
+def _from_json(config_class: type, values: JsonDict) -> Any:
+    try:
+        return stored_settings.from_json(config_class, values)
+    except IdentityError as error:
+        raise error.replace(
+            what="the settings in .hymt/job.json cannot be read by this hymt-batch",
+            fix="Use the hymt-batch that ran the job.",
+        ) from None
