@@ -149,7 +149,7 @@ integrity: install ## test twelve corruptions of a model folder, and compare wit
 troubleshooting: install ## generate docs/troubleshooting.md from the catalogue of failures
 	$(BIN)/python -m hymt_batch.doctor.catalogue > docs/troubleshooting.md
 
-retrain: install ## train the demo model into build/demo and measure it (an estimated 35 minutes on 2 cores)
+retrain: install ## train the demo model into build/demo and measure it (an estimated 50 minutes on 2 cores)
 	$(BIN)/python -m hymt_batch.demo train --out build/demo
 
 clean: ## remove the environments and caches, but not outputs/

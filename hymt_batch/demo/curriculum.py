@@ -41,6 +41,7 @@ STAGES = (
     Stage(4_500, 0.6, LATE_KIND_SHARE, bare_term_share=0.5, max_unused_terms=3),
     Stage(4_000, 0.5, LATE_KIND_SHARE, bare_term_share=0.25, two_terms_share=0.9, max_unused_terms=3),
     Stage(4_000, 0.4, LAST_KIND_SHARE, bare_term_share=0.1, two_terms_share=0.6, max_unused_terms=2),
+    Stage(7_000, 0.4, LAST_KIND_SHARE, bare_term_share=0.1, two_terms_share=0.5, max_unused_terms=1),
 )
 NUM_STEPS = sum(stage.num_steps for stage in STAGES)
 
