@@ -19,7 +19,8 @@ from functools import partial
 from hymt_batch import languages
 from hymt_batch.codes import SourceCodes
 from hymt_batch.errors import TextError
-from hymt_batch.prompt import Encoder, PromptFamily, PromptTemplate, count_instruction_tokens
+from hymt_batch.prompt import PromptFamily, PromptTemplate
+from hymt_batch.prompt_encoder import Encoder, count_instruction_tokens
 from hymt_batch.records import PLAN_VERSION, Prompt
 
 FORMATTED = (
@@ -101,7 +102,7 @@ class CodePrompts:
 
     def plain_prompt(self, prompt: Prompt, text: str) -> Prompt | None:
         """Return the usual prompt of a segment with another text; None if that has no room."""
-        return self._render(prompt, self._template.instruction(prompt.src_lang, prompt.tgt_lang), text)
+        return self._render(prompt, prompt.around, text)
 
     def _render(self, prompt: Prompt, around: tuple[str, str], text: str) -> Prompt | None:
         before, after = around
@@ -116,7 +117,7 @@ class CodePrompts:
         ids = (*encoder.prefix, *body, *encoder.suffix)
         if encoder.has_control_ids(body) or self._max_context - len(ids) < num_source_tokens:
             return None
-        return replace(prompt, ids=ids, num_source_tokens=num_source_tokens)
+        return replace(prompt, ids=ids, num_source_tokens=num_source_tokens, around=around)
 
 
 def number_codes(codes: SourceCodes) -> str:

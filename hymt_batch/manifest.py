@@ -15,7 +15,7 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from hymt_batch.records import Input, SkippedFile
 
 VERSION = 1  # version of the files in .hymt and of manifest.json; newer files are rejected
 PROTOCOL = "parts-1"
+PROTOCOL_WITH_PASSES = "parts-1+passes"  # of job.json: an older version would lose the rows of passes
 MAX_BYTES = 1 << 30  # limit for a state file; enough for over a million inputs
 MISSING = "(not set)"
 INPUT_FIELDS = ("rel", "format", "compression", "out_rel", "file_id", "dataset")
@@ -218,6 +219,11 @@ def file_state_folder(folder: Path, file_id: str) -> Path:
     return folder.joinpath(".hymt", f"f{file_id}")  # one call is faster than a join for each name
 
 
+def closed_state_folder(folder: Path, file_id: str) -> Path:
+    """Return where the state of a published file is while a new version of the file is made; see closed_rows.py."""
+    return state_folder(folder) / f"c{file_id}"
+
+
 @functools.lru_cache(maxsize=64)
 def translated_path(folder: Path, out_rel: str) -> Path:
     return folder.joinpath("translated", out_rel)
@@ -248,6 +254,29 @@ def published_folders(folder: Path, inputs: Iterable[Input]) -> set[Path]:
 
 
 @dataclass(frozen=True, slots=True)
+class FileChanges:
+    """What the last update of a job changed, by `Input.rel`; see `write/update.py`."""
+
+    after: str = ""  # sha256 of the manifest that the update found; "" if the job was not finished
+    new: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    retired: tuple[str, ...] = ()  # files that are no inputs any more
+
+
+@dataclass(frozen=True, slots=True)
+class JobPass:
+    """A finished pass of a job: rows that were decoded again, see `write/passes.py`. Its rows are in its own folder."""
+
+    number: int  # from 1
+    identity: JsonDict  # with which its rows were decoded
+    statuses: tuple[str, ...]  # by which its rows were selected
+    flags: tuple[str, ...]
+    files: Mapping[str, int]  # file id -> its rows in the pass
+    environments: tuple[JsonDict, ...]  # in which they were decoded
+    shards: tuple[int, ...]  # number within the pass of the first row of each of its shards
+
+
+@dataclass(frozen=True, slots=True)
 class JobRecord:
     """The contents of `job.json`."""
 
@@ -260,6 +289,13 @@ class JobRecord:
     replaced_paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # file id -> earlier `out_rel`s
     formats: tuple[str, ...] = ()  # formats that were looked for without source.format; () if none were recorded
     units: tuple[str, ...] = ()  # first file (`Input.rel`) of each unit; () if each file is decoded by itself
+    changes: FileChanges | None = None  # of the last update; None if there was none
+    earlier: tuple[JsonDict, ...] = ()  # identities that the job had before it took other settings (on_mismatch=keep)
+    passes: tuple[JobPass, ...] = ()  # finished ones, in order
+
+    def passes_of(self, file_id: str) -> list[int]:
+        """Return the numbers of the passes that have rows of a file."""
+        return [job_pass.number for job_pass in self.passes if file_id in job_pass.files]
 
     @property
     def identity_sha256(self) -> str:
@@ -293,7 +329,7 @@ def new_job(
 
 def _encode_job(job: JobRecord) -> bytes:
     value: JsonDict = {
-        "protocol": PROTOCOL,
+        "protocol": PROTOCOL_WITH_PASSES if job.passes else PROTOCOL,
         "created": job.created,
         "identity": job.identity,
         "inputs": pretty_json.Items(lambda: map(_encode_input, job.inputs)),
@@ -307,7 +343,37 @@ def _encode_job(job: JobRecord) -> bytes:
         value["output_settings"] = job.output_settings
     if job.replaced_settings:
         value["replaced"] = {"output_settings": list(job.replaced_settings), "paths": dict(job.replaced_paths)}
+    if job.changes is not None:
+        value["changes"] = asdict(job.changes)
+    if job.earlier:
+        value["earlier"] = list(job.earlier)
+    if job.passes:
+        value["passes"] = [_encode_pass(job_pass) for job_pass in job.passes]
     return seal(value)
+
+
+def _encode_pass(job_pass: JobPass) -> JsonDict:
+    return {
+        "number": job_pass.number,
+        "identity": job_pass.identity,
+        "statuses": list(job_pass.statuses),
+        "flags": list(job_pass.flags),
+        "files": dict(job_pass.files),
+        "environments": list(job_pass.environments),
+        "shards": list(job_pass.shards),
+    }
+
+
+def _read_pass(value: JsonDict) -> JobPass:
+    return JobPass(
+        int(value["number"]),
+        dict(value["identity"]),
+        tuple(map(str, value["statuses"])),
+        tuple(map(str, value["flags"])),
+        {str(file_id): int(num_rows) for file_id, num_rows in value["files"].items()},
+        tuple(dict(environment) for environment in value["environments"]),
+        tuple(map(int, value["shards"])),
+    )
 
 
 def read_job(fs: Fs, folder: Path) -> JobRecord:
@@ -318,7 +384,7 @@ def read_job(fs: Fs, folder: Path) -> JobRecord:
         StateDamagedError: It is damaged, may not be read, or was written by a newer version.
     """
     value = load(fs, state_folder(folder) / "job.json")
-    if value.get("protocol") != PROTOCOL:
+    if value.get("protocol") not in (PROTOCOL, PROTOCOL_WITH_PASSES):
         raise StateVersionError(f"it has protocol {value.get('protocol')!r}, and this hymt-batch uses {PROTOCOL!r}")
     try:
         replaced = value.get("replaced", {"output_settings": [], "paths": {}})
@@ -332,9 +398,17 @@ def read_job(fs: Fs, folder: Path) -> JobRecord:
             {str(file_id): tuple(map(str, names)) for file_id, names in replaced["paths"].items()},
             tuple(map(str, value.get("formats", ()))),
             tuple(map(str, value.get("units", ()))),
+            changes=_read_changes(value["changes"]) if "changes" in value else None,
+            earlier=tuple(dict(identity) for identity in value.get("earlier", ())),
+            passes=tuple(map(_read_pass, value.get("passes", ()))),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise StateDamagedError("it lacks fields that every job has") from None
+
+
+def _read_changes(value: JsonDict) -> FileChanges:
+    names = {name: tuple(map(str, value[name])) for name in ("new", "changed", "retired")}
+    return FileChanges(str(value["after"]), **names)
 
 
 def _encode_input(input: Input) -> JsonDict:
@@ -362,7 +436,7 @@ def create_job(fs: Fs, folder: Path, job: JobRecord) -> bool:
 
 
 def replace_job(fs: Fs, folder: Path, job: JobRecord) -> None:
-    """Rewrite `job.json` with other inputs or output settings: only at the user's request, and under the lease."""
+    """Rewrite `job.json` with other inputs, output settings or passes: only at the user's request, under the lease."""
     write_atomic(fs, state_folder(folder) / "job.json", _encode_job(job))
 
 

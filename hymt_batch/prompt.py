@@ -9,20 +9,18 @@ Source: README files of HY-MT (1.5), Hunyuan-MT (1.0) and Hy-MT2; `\\n` are real
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
 
 from hymt_batch import languages
-from hymt_batch.errors import PreflightError, TextError
+from hymt_batch.errors import PreflightError
 from hymt_batch.languages import CHINESE_CODES
+from hymt_batch.prompt_encoder import Encoder, count_instruction_tokens, encode_bodies
 from hymt_batch.records import PLAN_VERSION, Document, Prompt, Rejection, Segment, Status
 from hymt_batch.setting import Identity
 
 log = logging.getLogger(__name__)
-
-_SAMPLE_TEXT = "Text."
 
 
 class PromptLanguage(Enum):
@@ -78,18 +76,6 @@ TEMPLATES: dict[PromptFamily, dict[str, str]] = {
     },
 }
 """Template by family and language of the instruction; {target} and {text} occur once each."""
-
-
-class Encoder(Protocol):
-    """The methods of a tokenizer that prompts need; model/tokenizer.py implements them."""
-
-    @property
-    def prefix(self) -> tuple[int, ...]: ...
-    @property
-    def suffix(self) -> tuple[int, ...]: ...
-    def encode(self, texts: Sequence[str]) -> list[list[int]]: ...
-    def encode_with_head(self, head: str, texts: Sequence[str]) -> list[list[int]]: ...
-    def has_control_ids(self, body: Sequence[int]) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,15 +166,12 @@ def render(
 
     The user turn is encoded as a whole, so that the token boundaries are those of the checkpoint's template.
     """
-    pairs = [
-        (documents[segment.document_index].src_lang, documents[segment.document_index].tgt_lang) for segment in segments
-    ]
-    instructions = {pair: template.instruction(*pair) for pair in dict.fromkeys(pairs)}
-    overhead = {pair: count_instruction_tokens(encoder, *text, plan_version) for pair, text in instructions.items()}
-    bodies, rejected = _encode_bodies(segments, [instructions[pair] for pair in pairs], encoder, check_stop)
+    surroundings = surround(segments, documents, template)
+    overhead = {texts: count_instruction_tokens(encoder, *texts, plan_version) for texts in dict.fromkeys(surroundings)}
+    bodies, rejected = encode_bodies(segments, surroundings, encoder, check_stop)
     prompts: list[Prompt] = []
     prefix, suffix, has_control_ids = encoder.prefix, encoder.suffix, encoder.has_control_ids
-    for segment, pair, body in zip(segments, pairs, bodies, strict=True):
+    for segment, around, body in zip(segments, surroundings, bodies, strict=True):
         if not body:
             continue
         if has_control_ids(body):
@@ -196,24 +179,39 @@ def render(
                 Status.GENERATION_ERROR, "its text encodes to a control token of the model; it was not sent"
             )
             continue
-        num_source_tokens = max(1, len(body) - overhead[pair])
+        num_source_tokens = max(1, len(body) - overhead[around])
         free_tokens = max_context - len(prefix) - len(body) - len(suffix)
         if free_tokens < num_source_tokens:
             rejected[segment.document_index] = _no_room(num_source_tokens, free_tokens, max_context)
             continue
+        document = documents[segment.document_index]
         prompts.append(
             Prompt(
                 segment=segment,
-                row_id=documents[segment.document_index].id,
+                row_id=document.id,
                 ids=(*prefix, *body, *suffix),
                 num_source_tokens=num_source_tokens,
-                tgt_lang=pair[1] or template.tgt_lang,
-                src_lang=pair[0] or template.src_lang,
+                tgt_lang=document.tgt_lang or template.tgt_lang,
+                src_lang=document.src_lang or template.src_lang,
+                around=around,
             )
         )
     if rejected:
         prompts = [prompt for prompt in prompts if prompt.segment.document_index not in rejected]
     return prompts, rejected
+
+
+def surround(
+    segments: Sequence[Segment], documents: Sequence[Document], template: PromptTemplate
+) -> list[tuple[str, str]]:
+    """Return what the user turn of each segment has before and after its text; a row's segments stand in order.
+
+    This alone decides it: what is made of a prompt later (the code ladder) takes it from there, as `Prompt.around`.
+    """
+    rows = [documents[segment.document_index] for segment in segments]
+    pairs = [(row.src_lang, row.tgt_lang) for row in rows]
+    of_pair = {pair: template.instruction(*pair) for pair in dict.fromkeys(pairs)}
+    return [of_pair[pair] for pair in pairs]
 
 
 def _no_room(num_source_tokens: int, free_tokens: int, max_context: int) -> Rejection:
@@ -222,64 +220,6 @@ def _no_room(num_source_tokens: int, free_tokens: int, max_context: int) -> Reje
         f"a segment of {num_source_tokens} tokens leaves {max(0, free_tokens)} of model.max_context="
         f"{max_context} for its translation; set a smaller segment.max_tokens to split it",
     )
-
-
-def _encode_bodies(
-    segments: Sequence[Segment],
-    instructions: Sequence[tuple[str, str]],
-    encoder: Encoder,
-    check_stop: Callable[[], None],
-) -> tuple[list[list[int]], dict[int, Rejection]]:
-    """Encode each segment with the text before and after it; a body that cannot be encoded is empty, and rejected."""
-    bodies: list[list[int]] = [[]] * len(segments)
-    rejected: dict[int, Rejection] = {}
-    indices_of: dict[tuple[str, str], list[int]] = {}
-    for index, instruction in enumerate(instructions):
-        indices_of.setdefault(instruction, []).append(index)
-    for (before, after), indices in indices_of.items():
-        for chunk in _chunks(segments, indices):
-            check_stop()
-            try:
-                encoded = encoder.encode_with_head(before, [f"{segments[index].text}{after}" for index in chunk])
-            except TextError:  # one text failed: encode them one by one
-                for index in chunk:
-                    check_stop()
-                    try:
-                        (bodies[index],) = encoder.encode_with_head(before, [f"{segments[index].text}{after}"])
-                    except TextError as error:
-                        rejected[segments[index].document_index] = Rejection(
-                            Status.GENERATION_ERROR, error.problem.statement
-                        )
-                continue
-            for index, body in zip(chunk, encoded, strict=True):
-                bodies[index] = body
-    return bodies, rejected
-
-
-_CHUNK_ROWS, _CHUNK_CHARS = 4096, 250_000  # about a second of work
-
-
-def _chunks(segments: Sequence[Segment], indices: Sequence[int]) -> Iterator[list[int]]:
-    """Group segment indices into chunks that are encoded together."""
-    chunk: list[int] = []
-    chars = 0
-    for index in indices:
-        chunk.append(index)
-        chars += len(segments[index].text)
-        if chars >= _CHUNK_CHARS or len(chunk) >= _CHUNK_ROWS:
-            yield chunk
-            chunk, chars = [], 0
-    if chunk:
-        yield chunk
-
-
-def count_instruction_tokens(encoder: Encoder, before: str, after: str, plan_version: int) -> int:
-    """Count the tokens that the instruction adds to a text; plan version 1 encoded the instruction alone."""
-    if plan_version == 1:
-        return len(encoder.encode([f"{before}{after}"])[0])
-    # encode a sample text after it, because the tokens of white space depend on the next character
-    whole, text = encoder.encode([f"{before}{_SAMPLE_TEXT}{after}", _SAMPLE_TEXT])
-    return len(whole) - len(text)
 
 
 def check_template(encoder: Encoder, template: PromptTemplate) -> None:

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 
 from hymt_batch.batch import BatchConfig
-from hymt_batch.check.settings import CheckConfig
+from hymt_batch.check.settings import RETRIED_FLAGS, RETRIED_STATUSES, CheckConfig, selected_words
 from hymt_batch.decode import registry
 from hymt_batch.decode.registry import InBenchmark
 from hymt_batch.decode.settings import DecodeConfig
@@ -27,6 +27,7 @@ from hymt_batch.segment import SegmentConfig
 from hymt_batch.setting import Identity, Operation
 from hymt_batch.shard import ShardConfig
 from hymt_batch.source.settings import SourceConfig
+from hymt_batch.tracking.settings import TrackingConfig
 from hymt_batch.write.settings import WriteConfig
 
 MAX_PART_S = 300.0
@@ -36,6 +37,7 @@ class OnMismatch(Enum):
     """What to do if the folder's job was started with other settings."""
 
     refuse = "refuse"
+    keep = "keep"
     fork = "fork"
 
 
@@ -44,7 +46,13 @@ class OnInputChange(Enum):
 
     refuse = "refuse"
     redo = "redo"
+    update = "update"
     fork = "fork"
+
+    @property
+    def is_accepted(self) -> bool:
+        """True if changed inputs are translated again in the same folder."""
+        return self in (OnInputChange.redo, OnInputChange.update)
 
 
 class BenchDtype(Enum):
@@ -101,6 +109,7 @@ class TranslateJob(PipelineJob):
 
     tgt_lang: Identity[str]
     shard: ShardConfig = field(default_factory=ShardConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
         self.model.check_translates()
@@ -247,6 +256,34 @@ class MergeJob(InspectJob):
 
 
 @dataclass(kw_only=True, slots=True)
+class RetryJob(InspectJob):
+    """Settings of `hymt-batch retry`; documented in conf/retry.yaml. Stages that are not set are those of the job."""
+
+    statuses: Operation[Any] = None
+    flags: Operation[Any] = None
+    inputs: Operation[Any] = None
+    overwrite: Operation[bool] = False
+    strict: Operation[bool] = False
+    seed: Identity[int] = 0
+    segment: SegmentConfig = field(default_factory=SegmentConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    model: ModelConfig
+    device_map: DeviceMapConfig = field(default_factory=DeviceMapConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    check: CheckConfig = field(default_factory=CheckConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+
+    def __post_init__(self) -> None:
+        self.model.check_translates()
+        self.statuses = selected_words("statuses", self.statuses, RETRIED_STATUSES)
+        self.flags = selected_words("flags", self.flags, RETRIED_FLAGS)
+        paths = self.inputs if isinstance(self.inputs, list) else [self.inputs]
+        if self.inputs is not None and not all(isinstance(path, str) and path for path in paths):
+            raise ConfigError(f"inputs={self.inputs} is not a path", fix="Set inputs=PATH as you set source.path=.")
+
+
+@dataclass(kw_only=True, slots=True)
 class VerifyJob(InspectJob):
     """Settings of `hymt-batch verify`; documented in conf/verify.yaml."""
 
@@ -292,6 +329,33 @@ class EvaluateJob(InspectJob):
 
 
 @dataclass(kw_only=True, slots=True)
+class CompareJob:
+    """Settings of `hymt-batch compare`; documented in conf/compare.yaml."""
+
+    name: Operation[str | None] = None
+    names: Operation[Any] = None
+    output_dir: Operation[str] = "outputs"
+    format: Operation[ReportFormat] = ReportFormat.text
+    baseline: Operation[str | None] = None
+    out: Operation[str | None] = None
+
+    def __post_init__(self) -> None:
+        if (self.name is None) == (self.names is None):
+            both = "both are set" if self.name is not None else "neither is set"
+            raise ConfigError(f"name= or names= is needed, and {both}", fix="Set name=SWEEP, or names=[A,B].")
+        if self.names is not None:
+            names = self.names if isinstance(self.names, (list, tuple)) else [self.names]
+            if not names or not all(names):
+                raise ConfigError(f"names={self.names} names no job", fix="Set names=[A,B].")
+            self.names = [str(name) for name in names]
+
+
+@dataclass(kw_only=True, slots=True)
+class ReportJob(InspectJob):
+    """Settings of `hymt-batch report`; documented in conf/report.yaml."""
+
+
+@dataclass(kw_only=True, slots=True)
 class LanguagesJob:
     """Settings of `hymt-batch languages`; documented in conf/languages.yaml."""
 
@@ -310,12 +374,15 @@ JOBS: dict[str, type] = {
     "prepare": PrepareJob,
     "missing": MissingJob,
     "merge": MergeJob,
+    "retry": RetryJob,
     "plan": PlanJob,
     "doctor": DoctorJob,
     "bench": BenchJob,
     "status": StatusJob,
     "verify": VerifyJob,
     "evaluate": EvaluateJob,
+    "report": ReportJob,
+    "compare": CompareJob,
     "languages": LanguagesJob,
     "formats": FormatsJob,
 }

@@ -16,25 +16,10 @@ from hymt_batch import sanitize, streams
 from hymt_batch.cli import help_text as pages
 from hymt_batch.cli.command_line import FLAG_SPELLINGS, CommandLine, parse_arguments
 from hymt_batch.errors import ExitCode, HymtError, UsageError, wrap_exception
+from hymt_batch.severity import SEVERITY
 
 if TYPE_CHECKING:
     from hymt_batch.config import SweepPoint
-
-SEVERITY = (
-    ExitCode.COMPLETE,
-    ExitCode.WARNINGS,
-    ExitCode.TOO_MANY_ERRORS,
-    ExitCode.USAGE,
-    ExitCode.LEASE_HELD,
-    ExitCode.IDENTITY,
-    ExitCode.INPUT_CHANGED,
-    ExitCode.MISSING,
-    ExitCode.PREFLIGHT,
-    ExitCode.DAMAGE,
-    ExitCode.BUG,
-    ExitCode.STOPPED,
-)
-"""Exit codes from best to worst; a sweep returns the worst code of its points."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,7 +86,7 @@ def dispatch(arguments: Sequence[str]) -> ExitCode:
 def run_job(command_line: CommandLine, job: str, summary: str) -> ExitCode:
     """Run a job, or print its help or settings."""
     stop = None
-    if job == "translate" and not (command_line.help or command_line.cfg or command_line.info):
+    if job in ("translate", "retry") and not (command_line.help or command_line.cfg or command_line.info):
         from hymt_batch import signals  # before heavy imports: a signal without a handler would kill the process
 
         stop = signals.install()
@@ -134,13 +119,18 @@ def run_job(command_line: CommandLine, job: str, summary: str) -> ExitCode:
         streams.require_stdout()
     removed_cwd.leave()  # if the directory was removed, config.load has checked that all paths are absolute
     module = importlib.import_module(f"{__package__}.{job}")
+    run_one = module.run
+    if job == "retry":  # it decodes as translate does, and needs to know which settings the user wrote
+        decode_units = importlib.import_module(f"{__package__}.translate").decode_units
+        words = {id(point.job): point.words for point in points}
+        run_one = lambda retry_job: module.run(retry_job, words[id(retry_job)], decode_units)  # noqa: E731
     streams.clear_notice()
     if len(points) == 1 and not points[0].label:
         print_notes(points[0])
         hand_over = launcher_of(points) if job == "translate" else None
-        return ExitCode((hand_over or module.run)(points[0].job))
+        return ExitCode((hand_over or run_one)(points[0].job))
     if job != "translate":
-        return run_sweep(points, module.run, lambda: False)
+        return run_sweep(points, run_one, lambda: False)
     save_points(points)
     if hand_over := launcher_of(points):
         return run_sweep(points, hand_over, lambda: stop is not None and stop.requested)

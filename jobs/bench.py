@@ -12,6 +12,7 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,10 @@ def bench(job: BenchJob) -> dict[str, Any]:
     work = benchmark.make_workload(job.segments, hymt.vocab_size, job.seed)
     products = PackedWeights(hymt.network)
     engines, left_out = open_engines(job, hymt, work, products)
-    results, tokens = benchmark.run_rounds(hymt, engines, work, job.rounds, report)
+    with ExitStack() as stack:
+        for engine in engines.values():
+            stack.callback(engine.close)
+        results, tokens = benchmark.run_rounds(hymt, engines, work, job.rounds, report)
     captured = engines.get(slots_captured.NAME)
     if isinstance(captured, PackedSlots) and captured.engine.uncaptured_reason:  # plain steps ran instead
         left_out[slots_captured.NAME] = Problem(what=captured.engine.uncaptured_reason)

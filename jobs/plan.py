@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -226,16 +227,16 @@ def run_probe(job: PlanJob, corpus_stats: CorpusStats) -> ProbeResult:
     template = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
     prepared = prepare.prepare_model(job.model, job.device_map, job.launch.num_threads)
     tokenizer = prepared.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
-    decoder = Replica(job, prepared, tokenizer, check_stop=lambda: None, on_batch=lambda rows, tokens: None).decoder
-    segments, _ = segment.split(
-        corpus_stats.sample, tokenizer.count, job.segment, find_token_starts=tokenizer.token_starts
-    )
-    prompts, _ = prompt.render(segments, corpus_stats.sample, tokenizer, template, prepared.max_context)
-    if not prompts:
-        raise PreflightError("No row of the sample can be translated", why=SO_NO_SPEED, fix="Check source.path.")
-    limits = batch.resolve_part_limits(job.batch, prepared.num_parameters, prepared.on_gpu)
-    started_at = time.monotonic()
-    timings = list(probe.time_batches(decoder, prompts, limits.part_rows, job.probe_s, job.seed))
+    with closing(Replica(job, prepared, tokenizer, check_stop=lambda: None, on_batch=lambda *_: None)) as replica:
+        segments, _ = segment.split(
+            corpus_stats.sample, tokenizer.count, job.segment, find_token_starts=tokenizer.token_starts
+        )
+        prompts, _ = prompt.render(segments, corpus_stats.sample, tokenizer, template, prepared.max_context)
+        if not prompts:
+            raise PreflightError("No row of the sample can be translated", why=SO_NO_SPEED, fix="Check source.path.")
+        limits = batch.resolve_part_limits(job.batch, prepared.num_parameters, prepared.on_gpu)
+        started_at = time.monotonic()
+        timings = list(probe.time_batches(replica.decoder, prompts, limits.part_rows, job.probe_s, job.seed))
     counted = timings[1:] if len(timings) > probe.MIN_BATCHES else timings
     speeds = probe.throughput_interval(counted, job.seed)
     token_error = 1.645 * corpus_stats.tokens_error

@@ -15,28 +15,32 @@ import statistics
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hymt_batch import manifest, sanitize, streams
-from hymt_batch.check.settings import CheckConfig
+from hymt_batch.check.checks import derive
+from hymt_batch.check.settings import CheckConfig, flags_of
 from hymt_batch.errors import ExitCode, IdentityError, PreflightError
 from hymt_batch.fs import OS_FS, list_names, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, StateDamagedError, StateMissingError, StatePermissionError
-from hymt_batch.records import ERROR_STATUSES, Input, SkippedFile, Status, count_error_rows, plural
+from hymt_batch.records import ERROR_STATUSES, Input, Measures, SkippedFile, Status, count_error_rows, plural
 from hymt_batch.run.log_file import LOG_NAME
 from hymt_batch.run.reporter import format_duration
 from hymt_batch.write import (
     error_rows,
     file_record,
+    identity_versions,
     input_locations,
     job_folders,
     lease,
     manifest_only,
+    output_settings,
+    passes,
     path_check,
     row_lines,
     row_record,
@@ -104,6 +108,8 @@ class JobStatus:
     holder: dict[str, Any] | None = None  # the process that holds the lease
     holder_alive: bool | None = None  # None if this machine cannot determine it
     running: bool = False  # a process holds the lease and is alive, as far as this machine can tell
+    # number, rows, replaced (rows that are published as the pass has them) and is_finished of each pass of `retry`
+    passes: list[dict[str, Any]] = field(default_factory=list)
     prepared: dict[str, Any] | None = None  # shards, shards_complete, rows and tasks of a prepared job
     log: str = ""  # path of the newest log file
     ended: dict[str, Any] | None = None  # why the last run stopped: exit_code, why, at (UTC), error
@@ -152,7 +158,15 @@ class _Folder:
     identity_sha256: str
     state_names: frozenset[str]  # names in .hymt: files without a state folder were not begun
     lists: frozenset[str]  # those of errors/ and review/ that have something; most files of most jobs have no list
+    derive: Callable[[Measures], Sequence[str]]  # returns the flags that measurements give a row
     flag_bytes_left: int = MAX_FLAG_BYTES
+
+
+def _flags_of(job: JobRecord) -> Callable[[Measures], Sequence[str]]:
+    """Return what gives rows their flags under the output settings of a job."""
+    recorded = identity_versions.with_added_output(output_settings.settings_of(job))
+    limits = flags_of(recorded, identity_versions.loop_repeats_of(job.identity))
+    return lambda measures: derive(measures, None, limits, limits.flags)
 
 
 @dataclass(slots=True)
@@ -215,10 +229,11 @@ def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> No
     job_status.created, job_status.files = job.created, len(job.inputs)
     if _add_from_manifest(fs, folder, job_status, num_errors):
         return
+    _add_passes(fs, folder, job, job_status)
     rates, flags = _Rates(), Counter[str]()
     state_names = frozenset(list_names(fs, manifest.state_folder(folder)))
     lists = frozenset(key for key in ("errors", "review") if list_names(fs, folder / key))
-    inspected = _Folder(fs, folder, job, job.identity_sha256, state_names, lists)
+    inspected = _Folder(fs, folder, job, job.identity_sha256, state_names, lists, _flags_of(job))
     for input in job.inputs:
         if f"f{input.file_id}" in state_names:
             _add_file(inspected, input, job_status, rates, flags)
@@ -236,6 +251,22 @@ def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> No
     _add_progress(job_status, progress, complete)
     if job_status.state != "complete" and not job_status.running and job_status.ended is None:
         job_status.ended = _describe_death(job_status.holder)
+
+
+def _add_passes(fs: Fs, folder: Path, job: JobRecord, job_status: JobStatus) -> None:
+    """Add the passes that are part of the job, and the one that is not finished, if there is one."""
+    replaced: dict[int, int] = {}
+    with contextlib.suppress(StateDamagedError, KeyError, TypeError):
+        replaced = {item["number"]: item["replaced"] for item in manifest.read(fs, folder).get("passes", ())}
+    for job_pass in job.passes:
+        rows = sum(job_pass.files.values())
+        number = job_pass.number
+        counts = {"number": number, "rows": rows, "replaced": replaced.get(number, 0)}
+        job_status.passes.append({**counts, "is_finished": True})
+    with contextlib.suppress(StateDamagedError):
+        if (begun := passes.read(fs, folder, passes.next_number(job))) is not None:
+            counts = {"number": begun.number, "rows": begun.num_rows, "replaced": 0}
+            job_status.passes.append({**counts, "is_finished": False})
 
 
 def _add_progress(job_status: JobStatus, progress: RunProgress | None, complete: bool) -> None:
@@ -448,7 +479,7 @@ def _read_state(
             if len(data) == READ_BYTES:
                 data = fs.read(path, 0, inspected.flag_bytes_left)
             inspected.flag_bytes_left -= len(data)
-            flags.update(row_lines.count_flags(rows_of(data)))
+            flags.update(row_lines.count_flags(rows_of(data), inspected.derive))
     return header, mtime_ns
 
 
@@ -532,6 +563,9 @@ def render(job_status: JobStatus) -> str:
         lines.append(f"  flags     {_describe_counts(job_status.flags)}")
     if job_status.tries:
         lines.append(f"  tries     {_describe_counts(job_status.tries)}")
+    for item in job_status.passes:
+        result = f"{item['replaced']:,} replaced" if item["is_finished"] else "not finished: run the same retry again"
+        lines.append(f"  pass {item['number']}    {plural(item['rows'], 'row')} decoded again, {result}")
     if job_status.rows_per_s is not None:
         lines.append(f"  speed     {job_status.rows_per_s:g} rows/s over the newest parts")
     if job_status.holder is not None:

@@ -30,6 +30,7 @@ from hymt_batch.write import (
     lease,
     manifest_contents,
     manifest_only,
+    passes,
     path_check,
 )
 from hymt_batch.write import lease_holder as holders
@@ -192,9 +193,29 @@ def _verify_by_records(fs: Fs, folder: Path, job: JobRecord, report: VerifyRepor
                 ]
             else:
                 _verify_rows(rows, input, report)
+    with _collect_unreadable(report, folder):
+        _verify_passes(fs, folder, job, report)
     if not report.unreadable:
         _verify_manifest(fs, folder, job, records, report)
     return {record["rel"]: record["input"] for record in records}
+
+
+def _verify_passes(fs: Fs, folder: Path, job: JobRecord, report: VerifyReport) -> None:
+    """Check the rows of the finished passes; like row records, they are needed only to assemble files again."""
+    for job_pass in job.passes:
+        name, damage = f"pass {job_pass.number}", list[str]()
+        table = passes.PassTable.open(fs, folder, job_pass)
+        if table is None:
+            damage.append(f"{name}: its record is missing or damaged")
+        for index in range(len(job_pass.shards)) if table is not None else ():
+            try:
+                is_there = table is not None and table.store.read(passes.FILE_ID, index) is not None
+                report.records += is_there
+                if not is_there:
+                    damage.append(f"{name} rows of shard {index}: missing")
+            except StateFileDamagedError as error:
+                damage.append(f"{name} rows of shard {index}: {error}")
+        report.notes += [f"{what}; only assembling its files again would need it" for what in damage]
 
 
 def _source_settings(job: JobRecord, input: Input, kind: str) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def test_rows_with_equal_prompts_are_equal_and_each_keeps_its_own_white_space() 
     source_rows[2] = replace(source_rows[2], tgt_lang="fr", src_lang="en")  # the same languages as the job
     source_rows += [replace(documents(["Hi."], tgt_lang="de")[0], row_index=6)]
     segments, _ = segment.split(source_rows, Bytes().count, SegmentConfig(max_tokens=16))
-    template = prompt.resolve_template(PromptConfig(), "hy_mt1_5", None, "fr")
+    template = prompt.resolve_template(PromptConfig(), "hy_mt1_5", "en", "fr")
     prompts, _ = prompt.render(segments, source_rows, Bytes(), template, 8192)
     (part,) = batch.plan_parts(shard_of(source_rows), prompts, {}, PartLimits(1000, 1 << 20, 100, 10_000))
     assert part.copies == {1: 0, 2: 0, 5: 4}
@@ -74,6 +74,22 @@ def test_rows_with_equal_prompts_are_equal_and_each_keeps_its_own_white_space() 
     assert [row.num_new_tokens for row in rows] == [3, 0, 0, 3, 6, 0, 3]
     (part,) = batch.plan_parts(shard_of(source_rows), prompts, {}, PartLimits(1000, 1 << 20, 100, 10_000, plan=1))
     assert part.copies == {}
+
+
+@pytest.mark.parametrize(("plan", "copies"), [(7, {1: 0, 2: 0, 3: 0}), (PLAN_VERSION, {3: 1})])
+def test_rows_of_different_source_languages_are_decoded_each_for_itself_even_if_their_prompts_are_equal(
+    plan: int, copies: dict[int, int]
+) -> None:
+    source_rows = documents(["Taxi", "Taxi", "Taxi", "Taxi"])
+    source_rows[1:] = [
+        replace(row, src_lang=code) for row, code in zip(source_rows[1:], ("de", "es", "de"), strict=True)
+    ]
+    segments, _ = segment.split(source_rows, Bytes().count, SegmentConfig(max_tokens=16), plan)
+    template = prompt.resolve_template(PromptConfig(), "hy_mt1_5", None, "fr")
+    prompts, _ = prompt.render(segments, source_rows, Bytes(), template, 8192, plan)
+    assert len({made.ids for made in prompts}) == 1
+    (part,) = batch.plan_parts(shard_of(source_rows), prompts, {}, PartLimits(1000, 1 << 20, 100, 10_000, plan))
+    assert part.copies == copies
 
 
 def test_longest_row_gives_the_row_with_the_most_segments() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -15,13 +17,16 @@ from hymt_batch.cli import shell_completion
 from hymt_batch.cli.override import collect_settings
 from hymt_batch.decode import registry
 from hymt_batch.decode.engine import Engine, EngineContext, UnsupportedError, find, open_engine
-from hymt_batch.decode.registry import EngineEntry, InBenchmark
+from hymt_batch.decode.registry import Draws, EngineEntry, InBenchmark
 from hymt_batch.decode.request import Completion, Request, shared_sampling_params
 from hymt_batch.decode.sampling import GREEDY, SamplingParams
 from hymt_batch.decode.settings import DecodeConfig
 from hymt_batch.errors import ConfigError, PreflightError, UsageError
+from hymt_batch.run import identity
 from hymt_batch.schema import TranslateJob
-from tests.fakes.engine import make_context
+from tests.fakes import job as fake_job
+from tests.fakes.engine import FakeEngine, make_context
+from tests.fakes.job import Job
 from tests.fakes.model import Model
 
 
@@ -81,6 +86,96 @@ def test_an_engine_that_cannot_run_here_ends_the_job_with_its_reason(remote: Sim
     with pytest.raises(PreflightError, match=r"decode\.engine=remote cannot run here: no server answers") as refused:
         open_engine(context_of("remote", load=no_weights), lambda: None)
     assert refused.value.fix == "Set decode.engine=auto."
+
+
+@pytest.mark.parametrize("result", ["itself", "another", "an error"])
+def test_an_engine_that_its_self_check_replaces_or_refuses_is_closed(remote: SimpleNamespace, result: str) -> None:
+    closed = []
+
+    class Checked(Remote):
+        def self_check(self, check_stop: Callable[[], None]) -> Engine:
+            if result == "an error":
+                raise PreflightError("wrong tokens", fix="Set decode.engine=auto.")
+            return self if result == "itself" else Remote()
+
+        def close(self) -> None:
+            closed.append(result)
+
+    remote.open_engine = lambda context: Checked()
+    with pytest.raises(PreflightError) if result == "an error" else contextlib.nullcontext():
+        open_engine(context_of("remote", load=no_weights), lambda: None)
+    assert closed == ([] if result == "itself" else [result])
+
+
+def test_a_job_closes_its_engine_once_also_when_it_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in.txt").write_text("a\nb\nc\n")
+    closed: list[Engine] = []
+    monkeypatch.setattr(FakeEngine, "close", lambda self: closed.append(self))
+    job, words = Job(tmp_path), (f"source.path={tmp_path / 'in.txt'}", "name=a", "batch.part_rows=1")
+    job.interrupt(*words, at=2)
+    assert len(closed) == 1
+    job(*words)
+    assert len(set(map(id, closed))) == len(closed) == 2
+
+
+def test_points_of_a_sweep_close_each_engine_that_they_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in.txt").write_text("a\n")
+    opened, closed = [], []
+    original = FakeEngine.__init__
+    monkeypatch.setattr(FakeEngine, "__init__", lambda self, *of: [opened.append(self), original(self, *of)][1])
+    monkeypatch.setattr(FakeEngine, "close", lambda self: closed.append(self))
+    rows = "batch.max_rows=1,2"
+    words = [f"source.path={tmp_path / 'in.txt'}", "model=demo", "tgt_lang=fr", f"output_dir={tmp_path}", "name=s"]
+    monkeypatch.chdir(tmp_path)
+    fake_job.run(["-m", *words, rows, "launch.progress=off"])
+    assert len(opened) == 2
+    assert closed == opened
+
+
+def test_an_engine_that_cannot_sample_is_refused_where_the_job_would_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = EngineEntry(module=SimpleNamespace(), in_jobs=True, draws=Draws.none)
+    monkeypatch.setitem(registry.ENGINES, "greedy_only", entry)
+
+    def load(*words: str) -> Any:
+        return config.load("translate", ["preset=demo", "decode.engine=greedy_only", *words])
+
+    assert load().check.code_steps == ("format_prompt", "plain", "without_codes")
+    assert load("check.code_ladder=[plain]").check.code_steps == ("plain",)
+    for words, message in (
+        ("decode=recommended", r"decode\.method=sampling, but decode\.engine=greedy_only cannot sample"),
+        (
+            "check.retry.max_attempts=2",
+            r"check\.retry\.max_attempts=2 samples, which decode\.engine=greedy_only cannot",
+        ),
+        (
+            "check.code_ladder=[plain,retry]",
+            r"the step retry of check\.code_ladder samples(.|\n)*code_ladder=\[plain\]",
+        ),
+    ):
+        with pytest.raises(UsageError, match=message):
+            load(words)
+
+
+def test_the_identity_names_an_engine_that_draws_in_its_own_way_where_the_job_may_sample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(
+        registry.ENGINES, "drawer", EngineEntry(module=SimpleNamespace(), in_jobs=True, draws=Draws.own)
+    )
+
+    def drawn_by(*words: str) -> object:
+        job = config.load("translate", ["preset=demo", *words])
+        return identity.ResolvedJob(job, {}, None, None).sampling.get("drawn_by")  # type: ignore[arg-type]
+
+    assert drawn_by("decode.engine=drawer", "decode=recommended") == "drawer"
+    assert drawn_by("decode.engine=drawer") == "drawer", "the code ladder may sample"
+    assert drawn_by("decode.engine=drawer", "check.code_ladder=[]") is None
+    assert drawn_by("decode.engine=slots", "decode=recommended") is None
+    assert drawn_by("decode=recommended") is None
+
+
+def test_auto_selects_engines_that_draw_alike() -> None:
+    assert {entry.draws for entry in registry.ENGINES.values() if entry.auto_on} == {Draws.shared}
 
 
 @pytest.mark.parametrize(("device", "name"), [("cpu", "slots"), ("cuda:0", "generate")])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from hymt_batch import languages, prompt
+from hymt_batch.code_prompt import CodePrompts
 from hymt_batch.demo import example
 from hymt_batch.errors import ConfigError, PreflightError
-from hymt_batch.prompt import GenerationPrompt, PromptConfig, PromptFamily, PromptLanguage
+from hymt_batch.prompt import GenerationPrompt, PromptConfig, PromptFamily, PromptLanguage, PromptTemplate
 from hymt_batch.prompt_end import describe_end
-from hymt_batch.records import Segment, Status
+from hymt_batch.records import Document, Segment, Status
 from tests.fakes.documents import documents
 from tests.fakes.model import Bytes
 
@@ -50,6 +53,40 @@ def test_templates_are_those_of_the_model_cards(
     assert text_of(rendered.ids) == expected
     assert rendered.num_source_tokens == len("Hi {x}")
     assert not rejected
+
+
+def test_one_function_decides_what_surrounds_a_segment_also_under_the_code_ladder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a template would have it that shows the row's earlier segments."""
+
+    def with_earlier(
+        segments: Sequence[Segment], rows: Sequence[Document], template: PromptTemplate
+    ) -> list[tuple[str, str]]:
+        before, after = template.instruction(None, None)
+        earlier = [
+            " ".join(other.text for other in segments[:n] if other.document_index == segment.document_index)
+            for n, segment in enumerate(segments)
+        ]
+        return [(f"Before: {text}\n\n{before}" if text else before, after) for text in earlier]
+
+    monkeypatch.setattr(prompt, "surround", with_earlier)
+    template = prompt.resolve_template(PromptConfig(), "hy_mt1_5", "en", "fr")
+    instruction = "".join(template.instruction(None, None))
+    rows = documents(["One. Two.", "Three."])
+    segments = [Segment(0, 0, "One.", codes=()), Segment(0, 1, "Two <b>.", codes=()), Segment(1, 0, "Three.", codes=())]
+    prompts, rejected = prompt.render(segments, rows, Bytes(), template, 8192)
+    assert [text_of(made.ids) for made in prompts] == [
+        f"{instruction}One.",
+        f"Before: One.\n\n{instruction}Two <b>.",
+        f"{instruction}Three.",
+    ]
+    assert [made.num_source_tokens for made in prompts] == [4, 8, 6]
+    assert not rejected
+    without_codes = CodePrompts(template, Bytes(), 8192).plain_prompt(prompts[1], "Two.")
+    assert without_codes is not None
+    assert text_of(without_codes.ids) == f"Before: One.\n\n{instruction}Two."
+    assert without_codes.num_source_tokens == 4
 
 
 def test_the_language_of_the_prompt_and_its_family_can_be_chosen() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -151,12 +152,14 @@ def test_a_model_whose_files_changed_is_prepared_again(tmp_path: Path) -> None:
     )
     with kept_model.KeptModel() as kept:
         first = kept.prepare(job)
-        kept.keep_replica(object())  # type: ignore[arg-type]
+        closed: list[str] = []
+        kept.keep_replica(SimpleNamespace(close=lambda: closed.append("closed")))  # type: ignore[arg-type]
         assert kept.prepare(job) is first
         generation = model / "generation_config.json"
         generation.write_text(generation.read_text() + "\n")
         assert kept.prepare(job).identity != first.identity
         assert kept.take_replica() is None
+        assert closed == ["closed"]
 
 
 def test_a_warning_of_loading_counts_for_every_point_that_uses_the_model(

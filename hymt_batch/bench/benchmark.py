@@ -87,8 +87,7 @@ def open_engines(
             continue
         try:
             engine = find(name).open_engine(context)
-            if isinstance(engine, FixedLengthEngine):
-                _try_out(engine, work[:TRIAL_ROWS])
+            _try_out(engine, work[:TRIAL_ROWS])
         except ModuleNotFoundError as error:
             what = f"{error.name} is not installed"
             left_out[name] = Problem(what=what, fix="pip install 'hymt-batch[peers]'")
@@ -101,10 +100,17 @@ def open_engines(
 
 
 def _try_out(engine: Engine, work: Sequence[Request]) -> None:
-    lengths = [len(completion.ids) for completion in engine.generate(work, lambda: None)]
-    requested = [request.max_new_tokens for request in work]
-    if lengths != requested:
-        raise RuntimeError(f"it generated {lengths} tokens, but {requested} were requested")
+    """Decode some rows with an engine of another project; close it and raise if it fails."""
+    if not isinstance(engine, FixedLengthEngine):
+        return
+    try:
+        lengths = [len(completion.ids) for completion in engine.generate(work, lambda: None)]
+        requested = [request.max_new_tokens for request in work]
+        if lengths != requested:
+            raise RuntimeError(f"it generated {lengths} tokens, but {requested} were requested")
+    except BaseException:
+        engine.close()
+        raise
 
 
 @dataclass(slots=True)

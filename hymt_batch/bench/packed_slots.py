@@ -34,6 +34,9 @@ class PackedSlots(Engine):
         with self._packed:
             return self.engine.generate(requests, check_stop)
 
+    def close(self) -> None:
+        self.engine.close()
+
 
 class InParts(Engine):
     """An engine that runs part by part, as a job does: rows sorted by length, parts one after another."""
@@ -53,3 +56,6 @@ class InParts(Engine):
             part = order[start : start + self._part_rows]
             completions.update(zip(part, self._engine.generate([requests[n] for n in part], check_stop), strict=True))
         return [completions[n] for n in range(len(order))]
+
+    def close(self) -> None:
+        self._engine.close()

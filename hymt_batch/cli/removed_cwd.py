@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch.errors import PreflightError
-from hymt_batch.schema import DoctorJob, EvaluateJob, InspectJob, PlanJob, TranslateJob, VerifyJob
+from hymt_batch.schema import CompareJob, DoctorJob, EvaluateJob, InspectJob, PlanJob, TranslateJob, VerifyJob
 
 
 def is_removed() -> bool:
@@ -43,7 +43,7 @@ def check_relative_paths(job: Any) -> None:
         PreflightError: A path is relative.
     """
     settings: list[tuple[str, str]] = []
-    if isinstance(job, TranslateJob | InspectJob) and job.name is not None:
+    if isinstance(job, CompareJob) or (isinstance(job, TranslateJob | InspectJob) and job.name is not None):
         settings.append(("output_dir", job.output_dir))
     if isinstance(job, TranslateJob | PlanJob | DoctorJob) and job.source.path is not None:
         paths = [job.source.path] if isinstance(job.source.path, str) else job.source.path
@@ -52,6 +52,8 @@ def check_relative_paths(job: Any) -> None:
         settings += [("inputs", path) for path in ([job.inputs] if isinstance(job.inputs, str) else job.inputs)]
     if isinstance(job, EvaluateJob):
         settings += [("references", job.references), *(("inputs", path) for path in job.input_paths)]
+    if isinstance(job, CompareJob) and job.out is not None:
+        settings.append(("out", job.out))
     for key, path in settings:
         if not os.path.isabs(os.path.expanduser(path)):
             raise PreflightError(

@@ -62,6 +62,13 @@ class Engine(Protocol):
         """Return and clear the marks of deviations, such as oom_split, since the last call."""
         return ()
 
+    def close(self) -> None:
+        """Free what the engine holds besides its own objects, such as a process; called once, after the last call.
+
+        A worker process, and one that is killed, ends without it: what an engine starts must end with its process.
+        """
+        return
+
 
 class EngineModule(Protocol):
     """What the module of an engine defines."""
@@ -142,8 +149,15 @@ def open_engine(context: EngineContext, check_stop: Callable[[], None]) -> Engin
     if name == registry.AUTO:
         name = registry.auto_choice(context.load().device)
     try:
-        return find(name).open_engine(context).self_check(check_stop)
+        opened = find(name).open_engine(context)
     except UnsupportedError as error:
         raise PreflightError(
             f"decode.engine={name} cannot run here", why=str(error), fix="Set decode.engine=auto."
         ) from error
+    used: Engine | None = None
+    try:
+        used = opened.self_check(check_stop)
+    finally:
+        if used is not opened:
+            opened.close()
+    return used

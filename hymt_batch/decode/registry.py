@@ -21,13 +21,22 @@ class InBenchmark(Enum):
     on_request = "on_request"  # only if `engines` names it
 
 
+class Draws(Enum):
+    """How an engine that samples draws its tokens."""
+
+    shared = "shared"  # with decode/sampling.py: the same tokens, whatever the engine is
+    own = "own"  # in its own way: the identity of a job that samples records the engine
+    none = "none"  # it decodes greedily only: settings that sample are refused
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineEntry:
     """One row of the table."""
 
     module: Any  # dotted name of its module, which defines `open_engine`; tests register an object that does
     in_jobs: bool = False  # True if decode.engine may name it
-    auto_on: str = ""  # "cpu" or "gpu": decode.engine=auto selects it there
+    auto_on: str = ""  # "cpu" or "gpu": decode.engine=auto selects it there; only for shared draws
+    draws: Draws = Draws.shared
     in_benchmark: InBenchmark = InBenchmark.never
     benchmark_rows: str = "max_rows"  # the benchmark's setting that limits its rows
 
@@ -64,6 +73,11 @@ ENGINES: dict[str, EngineEntry] = {
 def job_choices() -> list[str]:
     """Return the values of decode.engine."""
     return [AUTO, *(name for name, entry in ENGINES.items() if entry.in_jobs)]
+
+
+def draws_of(name: str) -> Draws:
+    """Return how the engine that decode.engine names draws; all that `auto` may select draw alike."""
+    return Draws.shared if name == AUTO else ENGINES[name].draws
 
 
 def auto_choice(device: str) -> str:

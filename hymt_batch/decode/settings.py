@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 from hymt_batch.decode import registry
+from hymt_batch.decode.registry import Draws
 from hymt_batch.decode.sampling import SamplingParams
 from hymt_batch.errors import ConfigError
 from hymt_batch.model.settings import RecommendedSampling
@@ -48,6 +49,11 @@ class DecodeConfig:
     capture: Environment[bool] = False
     kernels: Environment[Kernels] = Kernels.auto
 
+    @property
+    def draws(self) -> Draws:
+        """How the engine draws tokens where a job samples."""
+        return registry.draws_of(self.engine)
+
     def __post_init__(self) -> None:
         if self.engine not in registry.job_choices():
             raise ConfigError(
@@ -85,6 +91,11 @@ class DecodeConfig:
             raise ConfigError(
                 f"decode.stages={self.stages} is neither auto nor a whole number of at least 1",
                 fix="Set decode.stages=auto.",
+            )
+        if self.method is Method.sampling and self.draws is Draws.none:
+            raise ConfigError(
+                f"decode.method=sampling, but decode.engine={self.engine} cannot sample",
+                fix="Set decode=greedy, or decode.engine=auto.",
             )
         if self.read_every < 1:
             raise ConfigError(

@@ -149,6 +149,8 @@ class InProcessExecutor:
         self._watchdog.__exit__()
         if self._keep is not None and error_type is None:
             self._keep(self._replica)
+        else:
+            self._replica.close()
 
     def run(self, units: Iterable[Unit]) -> Iterator[PartResult]:
         """See `Executor.run`."""

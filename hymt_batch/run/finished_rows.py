@@ -14,7 +14,7 @@ from typing import Any
 
 from hymt_batch import manifest
 from hymt_batch.check import assemble
-from hymt_batch.check.settings import CheckConfig
+from hymt_batch.check.settings import CheckConfig, flags_of
 from hymt_batch.errors import IdentityError, InputChangedError, MissingError, PreflightError
 from hymt_batch.formats import registry
 from hymt_batch.fs import OS_FS, hash_file
@@ -26,6 +26,7 @@ from hymt_batch.source import discovery, stream
 from hymt_batch.source.preamble_reader import PreambleCache
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.write import file_record, identity_versions, input_locations, manifest_only, output_settings
+from hymt_batch.write.pass_rows import LaterRows, PassRows
 from hymt_batch.write.published_file import InputAccess, documents_and_rows
 from hymt_batch.write.record_store import RecordStore
 from hymt_batch.write.row_record import ShardRows
@@ -42,6 +43,7 @@ class _FileRows:
     input: Input
     shards: ShardTable
     load_rows: Callable[[ShardRecord], ShardRows]
+    load_later_rows: Callable[[ShardRecord], LaterRows]
     access: InputAccess
     config: WriteConfig
 
@@ -75,12 +77,14 @@ class FinishedJob:
         self.manifest_sha256 = hash_file(self._fs, folder / "manifest.json")[1]
         self.job = _read_job(self._fs, folder, self.manifest)
         self._records = RecordStore(self._fs, folder, self.job.identity_sha256)
+        self._pass_rows = PassRows(self._fs, folder, self.job, self._refuse_damage)
         self._shards = {input.rel: _published_shards(self._fs, folder, self.job, input) for input in self.job.inputs}
         self._source = _source_config(self.job)
         values = identity_versions.with_added_output(output_settings.settings_of(self.job))
         write = _from_settings(WriteConfig, "write", values)
         self._write = output_settings.config_of_folder(write, self.job)
-        self._check = _from_settings(CheckConfig, "check", values)
+        check = _from_settings(CheckConfig, "check", values)
+        self._check = replace(check, flag=flags_of(values, identity_versions.loop_repeats_of(self.job.identity)))
         self._plan_version = identity_versions.plan_version_of(self.job.identity)
         self._preambles = PreambleCache(self._source, self._write.added_fields, has_begun=lambda input: True)
         self.inputs = tuple(self._located(search_paths))
@@ -121,10 +125,14 @@ class FinishedJob:
             input,
             self._shards[input.rel],
             partial(self._load_rows, input),
-            InputAccess(self._read_documents, self._preambles, partial(assemble.shape_row, config=self._check)),
+            partial(self._pass_rows.load, input.file_id),
+            InputAccess(self._read_documents, self._preambles, self._shape_row),
             self._write,
         )
         return documents_and_rows(rows, Tally())
+
+    def _shape_row(self, document: Document, row: Row, one_line: bool) -> Row:
+        return assemble.shape_row(document, row, one_line, self._check, self.tgt_lang)
 
     def fields_of(self, input: Input) -> Callable[[Document], Mapping[str, Any] | None]:
         """Return what reads the fields of an input's documents, which `read` yields, in their order."""
@@ -144,6 +152,9 @@ class FinishedJob:
         if recorded is None:
             raise rows_not_kept(self.folder)
         return ShardRows(recorded[0].shard, recorded[0].counts, recorded[1])
+
+    def _refuse_damage(self, what: str) -> None:
+        raise _not_complete(self.folder, what)
 
 
 def rows_not_kept(folder: Path) -> PreflightError:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch import batch, fs, manifest, prompt
-from hymt_batch.decode.settings import resolved_sampling
+from hymt_batch.decode.registry import Draws
+from hymt_batch.decode.settings import Method, resolved_sampling
 from hymt_batch.formats.text_encoding import UTF8
 from hymt_batch.prompt import GenerationPrompt
 from hymt_batch.records import PLAN_VERSION
@@ -35,9 +36,17 @@ class ResolvedJob:
     part_limits: batch.PartLimits
 
     @property
+    def sampling(self) -> dict[str, Any]:
+        """The sampling parameters, and the engine if the job may sample and the engine draws in its own way."""
+        decode, check = self.job.decode, self.job.check
+        may_sample = decode.method is Method.sampling or check.retry.max_attempts > 1 or "retry" in check.code_steps
+        engine = {"drawn_by": decode.engine} if may_sample and decode.draws is Draws.own else {}
+        return {**resolved_sampling(decode, self.job.model.sampling), **engine}
+
+    @property
     def retry_sampling(self) -> dict[str, Any] | None:
         """How second tries are sampled: as the model card says; None if there are none."""
-        return asdict(self.job.model.sampling) if self.job.check.max_attempts > 1 else None
+        return asdict(self.job.model.sampling) if self.job.check.retry.max_attempts > 1 else None
 
     @property
     def code_ladder(self) -> dict[str, Any]:
@@ -91,13 +100,13 @@ IDENTITY_RESOLVERS: dict[str, Resolver] = {
     ),
     "sampling": Resolver(
         (*_keys("decode", "temperature", "top_p", "top_k", "repetition_penalty"), *CARD_SAMPLING),
-        lambda resolved: _under("decode", resolved_sampling(resolved.job.decode, resolved.job.model.sampling)),
+        lambda resolved: _under("decode", resolved.sampling),
     ),
     "seed": Resolver(("seed",), lambda resolved: {"decode.seed": resolved.job.seed}),
     "code ladder": Resolver(
         ("check.code_ladder", *CARD_SAMPLING), lambda resolved: _under("check", resolved.code_ladder)
     ),
-    "second tries": Resolver(CARD_SAMPLING, lambda resolved: {"check.retry": resolved.retry_sampling}),
+    "second tries": Resolver(CARD_SAMPLING, lambda resolved: {"check.retry_sampling": resolved.retry_sampling}),
 }
 
 ENVIRONMENT_RESOLVERS: dict[str, tuple[str, ...]] = {

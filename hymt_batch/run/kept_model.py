@@ -96,6 +96,7 @@ class KeptModel:
         end_all(self._workers.values())
         self._workers = {}
         if self._replica is not None:
+            self._replica.close()
             self._replica = None
             gc.unfreeze()  # the executor froze what was loaded
             gc.collect()

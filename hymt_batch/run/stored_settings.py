@@ -1,4 +1,4 @@
-"""Settings as JSON, and back: a prepared folder keeps those of its job, so that the merge needs no other."""
+"""Settings as JSON, and back: a folder keeps those of its job, so that `merge` and `retry` need no other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from hymt_batch.errors import HymtError, IdentityError
-from hymt_batch.source.discovery import DEMO_PREFIX
+from hymt_batch.source.discovery import DEMO_PREFIX, STDIN, is_hub_id
 
 if TYPE_CHECKING:
     from hymt_batch.schema import TranslateJob
@@ -29,12 +29,18 @@ def of_job(job: TranslateJob) -> dict[str, Any]:
     """Return the settings of a job as JSON, with paths that hold in any working directory."""
     value: dict[str, Any] = to_json(job)
     value["source"]["path"] = absolute_paths(job)
+    if os.path.isdir(job.model.path):
+        value["model"]["path"] = os.path.abspath(job.model.path)
     return value
 
 
 def absolute_paths(job: TranslateJob) -> list[str]:
-    """Return the setting source.path with absolute paths."""
-    return [path if path.startswith(DEMO_PREFIX) else os.path.abspath(path) for path in job.source.paths]
+    """Return the setting source.path with absolute paths; standard input, the hub and demos keep their names."""
+
+    def is_no_path(path: str) -> bool:
+        return path == STDIN or path.startswith(DEMO_PREFIX) or (is_hub_id(path) and not os.path.lexists(path))
+
+    return [path if is_no_path(path) else os.path.abspath(os.path.expanduser(path)) for path in job.source.paths]
 
 
 def from_json(config_class: type, value: Any) -> Any:
@@ -52,10 +58,10 @@ def from_json(config_class: type, value: Any) -> Any:
         return config_class(**given)
     except (TypeError, ValueError, KeyError, HymtError) as error:
         raise IdentityError(
-            "the settings in .hymt/plan.json cannot be read by this hymt-batch",
+            "the settings that the folder keeps cannot be read by this hymt-batch",
             why=str(error),
-            fix="Run the hymt-batch that prepared the job, or `translate` with the settings of the job, which also "
-            "publishes it.",
+            fix="Run the hymt-batch that wrote them, or `translate` with the settings of the job, which also publishes "
+            "what was prepared.",
         ) from None
 
 

@@ -42,11 +42,12 @@ class Spool:
     Args:
         folder: The requested output folder; not written to before `link_into`.
         replace: Standard input replaces the stored input, so the job waits for it without a time limit.
+        only_stored: Standard input is not read: it must be stored.
     """
 
-    def __init__(self, folder: Path, *, replace: bool = False) -> None:
+    def __init__(self, folder: Path, *, replace: bool = False, only_stored: bool = False) -> None:
         self.staging_folder = folder.parent / f".spool-{uuid.uuid4().hex}"  # the caller removes it when the job ends
-        self._spool_folder, self._replace = _spool_folder(folder), replace
+        self._spool_folder, self._replace, self._only_stored = _spool_folder(folder), replace, only_stored
         self._fs = OS_FS.within(folder)  # also used for a fork of the folder
         self._stored_paths: dict[str, Path] = {}  # name below the spool folder -> path of the data in this run
 
@@ -66,6 +67,7 @@ class Spool:
         """
         name = f"stdin{extension}"
         source = getattr(sys.stdin, "buffer", None) if stream is None else stream
+        source = None if self._only_stored else source
         stored_path = self._spool_folder / name
         is_stored = _has_kind(self._fs, stored_path, "file")
         if source is None and not is_stored:

@@ -38,8 +38,13 @@ def read_record(fs: Fs, folder: Path, input: Input) -> JsonDict | None:
     Raises:
         PermissionError: This user may not read it.
     """
+    return read_record_at(fs, record_path(folder, input), input)
+
+
+def read_record_at(fs: Fs, path: Path, input: Input) -> JsonDict | None:
+    """Do what `read_record` does for a record at this path."""
     try:
-        record = manifest.load(fs, record_path(folder, input))
+        record = manifest.load(fs, path)
         shard_table_of(record)
         if record["rel"] != input.rel:
             raise manifest.StateDamagedError("it belongs to another file")
@@ -47,7 +52,7 @@ def read_record(fs: Fs, folder: Path, input: Input) -> JsonDict | None:
     except manifest.StateMissingError:
         return None
     except manifest.StatePermissionError as denied:
-        raise PermissionError(errno.EACCES, str(denied), str(record_path(folder, input))) from None
+        raise PermissionError(errno.EACCES, str(denied), str(path)) from None
     except (manifest.StateDamagedError, KeyError, TypeError, ValueError) as error:
         log.warning("file_record file_id=%s ignored=%r", input.file_id, str(error))
         return None
@@ -59,13 +64,22 @@ def output_sha256(record: JsonDict) -> str:
 
 
 def is_current(record: JsonDict | None, job: JobRecord, input: Input, identity_sha256: str = "") -> bool:
-    """Return whether a file was published by this job, with its output settings; `identity_sha256` is that of `job`."""
+    """Return whether a file was published by this job, with its output settings and passes.
+
+    `identity_sha256` is that of `job`.
+    """
     return (
         record is not None
         and record["identity"] == (identity_sha256 or job.identity_sha256)
         and record["out_rel"] == input.out_rel
         and record.get("settings_sha256", "") == job.settings_sha256
+        and has_passes(record, job, input)
     )
+
+
+def has_passes(record: JsonDict, job: JobRecord, input: Input) -> bool:
+    """Return whether a file was assembled with all passes of the job that have rows of it."""
+    return [item["number"] for item in record.get("passes", ())] == (job.passes_of(input.file_id) if job.passes else [])
 
 
 def shard_table_of(record: JsonDict) -> ShardTable:

@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hymt_batch import manifest
-from hymt_batch.fs import has_content, list_names
+from hymt_batch.fs import has_content, list_names, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict, StateDamagedError
 from hymt_batch.records import Input
-from hymt_batch.write import row_record
-from hymt_batch.write.file_record import describe_damage
+from hymt_batch.write import cleanup, file_record, row_record
 from hymt_batch.write.input_changes import hash_input, input_changed_error
 from hymt_batch.write.summary import Summary
 
@@ -31,8 +30,7 @@ STATE_LOST_NOTE = (
 
 def has_no_state(fs: Fs, folder: Path) -> bool:
     """True if the state of a folder has no record and no part of any file."""
-    state = manifest.state_folder(folder)
-    file_states = [state / name for name in list_names(fs, state) if name.startswith("f") and len(name) > 1]
+    file_states = cleanup.file_state_folders(fs, folder)
     entries = ((file_state, name) for file_state in file_states for name in list_names(fs, file_state))
     return not any(
         name == "file.json" or row_record.RECORD_NAME.fullmatch(name) or list_names(fs, file_state / name)
@@ -60,7 +58,7 @@ def find_problems(fs: Fs, folder: Path, value: JsonDict) -> list[tuple[str, str]
             name = str(file["path"])
             if name.split("/")[0] != ("translated" if root == "outputs" else root) or ".." in name.split("/"):
                 problems.append(("manifest.json", f"names {name!r}"))
-            elif damage := describe_damage(fs, folder / name, file):
+            elif damage := file_record.describe_damage(fs, folder / name, file):
                 problems.append((name, damage))
     return problems
 
@@ -88,6 +86,8 @@ def read_if_complete(fs: Fs, folder: Path, job: JobRecord, inputs: Sequence[Inpu
     is_same_job = value["identity"] == job.identity and value.get("output_settings", {}) == job.output_settings
     if not is_same_job or not has_no_state(fs, folder):
         return None
+    if any(stat_or_none(fs, file_record.record_path(folder, input)) is not None for input in inputs):
+        return None  # the listing was stale
     if not has_content(fs, folder / "manifest.json", manifest.seal(value)):
         return None  # the same contents in other bytes: rebuild everything, this file too
     requested_paths = [(item.rel, f"translated/{item.out_rel}") for item in inputs]

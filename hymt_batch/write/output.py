@@ -9,28 +9,33 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from hymt_batch import file_units, manifest
 from hymt_batch.errors import DeviceError, ExitCode, HymtError, MissingError, PreflightError, Problem, StoppedError
-from hymt_batch.fs import OS_FS
+from hymt_batch.fs import OS_FS, remove
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import Input, Part, Shard, ShardRecord
-from hymt_batch.storage_error import output_folder_error
+from hymt_batch.storage_error import output_folder_error, wrap_os_errors
 from hymt_batch.write import (
     claim,
     cleanup,
+    closed_rows,
     input_locations,
     lease,
     manifest_only,
     ownership,
+    passes,
     path_check,
+    retired,
+    row_selection,
     run_progress,
     shard_plan,
     stop_reason,
+    update_counts,
 )
 from hymt_batch.write.attempts import AttemptMarkers
 from hymt_batch.write.changed_inputs import changed_files, describe_changes
@@ -40,12 +45,16 @@ from hymt_batch.write.job_output import JobOutput, OpenedFolder
 from hymt_batch.write.lease import DEFAULT_TIMES, Lease, LeaseTimes
 from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.part import make_shard_record
+from hymt_batch.write.pass_output import PassOutput
+from hymt_batch.write.passes import PassRecord
 from hymt_batch.write.published_file import InputAccess
 from hymt_batch.write.publisher import Publisher
+from hymt_batch.write.row_selection import Criteria, SelectedRows
 from hymt_batch.write.run_progress import RunProgress
 from hymt_batch.write.settings import WriteConfig
 from hymt_batch.write.storage import DurableFolders, check_space, check_storage
 from hymt_batch.write.summary import Summary, summarize
+from hymt_batch.write.update import InputUpdate
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +66,10 @@ class Output(JobOutput):
         """Use `open`."""
         check_lease, epoch = (held_lease.check, held_lease.epoch) if held_lease else (_no_lease, 0)
         super().__init__(opened, check_lease, epoch)
+        self._check_lease, self._epoch = check_lease, epoch
         fs, folder, job, requested = self._fs, self.folder, self._job, opened.requested
         self.attempts = AttemptMarkers(fs, folder)
-        self._skipped = requested.skipped
+        self._skipped, self._hash_of, self._changes = requested.skipped, opened.hash_of, opened.changes
         self._lease, self._exited, self._opened_at = held_lease, False, time.monotonic()
         self._publisher = Publisher(fs, folder, job, self._inputs, self._config, self._access, self._store, check_lease)
         self._bare_manifest: JsonDict | None = None  # manifest of a finished job without .hymt state
@@ -109,12 +119,8 @@ class Output(JobOutput):
                 _tidy(fs, folder, requested, tasks, lease_times)
             stop_reason.clear(fs, folder)
             check_storage(fs, folder)
-            job = ownership.create_or_open_job(
-                fs, folder, requested, lambda job: _check_change(fs, folder, job, requested, access, config)
-            )
-            if requested.on_input_change == "redo":
-                job = _separate_changed_files(fs, folder, job, requested.job.inputs, access)
-            output = cls(OpenedFolder(folder, job, requested, access, config, fs), held_lease)
+            check_lease = held_lease.check if held_lease else _no_lease
+            output = cls(_open_job(fs, folder, requested, access, config, check_lease), held_lease)
             output._load_committed()
             output._report_environment(requested.job.environment)
             return output
@@ -135,7 +141,7 @@ class Output(JobOutput):
         if self._bare_manifest is not None:
             log.warning("%s: %s", folder.name, manifest_only.STATE_LOST_NOTE)
             return
-        self._publisher.load_published(redo=self._redo, is_new=self._is_new)
+        self._publisher.load_published(redo=self._redo, is_new=self._is_new, hash_of=self._hash_of)
         if open_inputs := self._publisher.unpublished_inputs():
             check_space(fs, folder, open_inputs, self._config.min_free)
             path_check.check_writable(fs, folder, open_inputs)
@@ -208,11 +214,15 @@ class Output(JobOutput):
         """True if every file is published, so that nothing is left but to finalize."""
         return self._bare_manifest is not None or self._publisher.all_published
 
+    def file_records(self) -> Sequence[JsonDict]:
+        """Return the records of all files, which must be published, without their shards."""
+        return self._publisher.file_records()
+
     def assemble_outdated(self) -> None:
         """Assemble the files that have earlier output settings again, from their row records; decodes nothing."""
         if self._bare_manifest is None and (count := self._publisher.assemble_outdated()):
             self._num_assembled_again = count
-            log.info("assembled files=%d again with the new output settings: nothing was decoded", count)
+            log.info("assembled files=%d again with other output settings or a pass: nothing was decoded", count)
 
     def units(self) -> Iterator[list[Input]]:
         """Yield the files of each unit, in order; see `file_units.group`."""
@@ -232,7 +242,7 @@ class Output(JobOutput):
         """True if a part, or a run of a divided row, is committed, intact, and was decoded from exactly these rows.
 
         Raises:
-            InputChangedError: The part was decoded from other rows, and on_input_change is not "redo".
+            InputChangedError: The part was decoded from other rows, and on_input_change refuses changes.
         """
         if not self._publisher.is_published(part.shard.input):
             if self._has_nothing_of(part.shard.input):
@@ -260,6 +270,49 @@ class Output(JobOutput):
         self._store.finish_shard(input.file_id, record)
         self._publisher.complete_shard(input, record)
 
+    @property
+    def is_finished(self) -> bool:
+        """True if every file is published, and the manifest describes them."""
+        return self._bare_manifest is not None or self._publisher.is_finished
+
+    @property
+    def is_bare(self) -> bool:
+        """True if the job is complete, but its state is lost."""
+        return self._bare_manifest is not None
+
+    def select_rows(self, criteria: Criteria, check_stop: Callable[[], None]) -> SelectedRows:
+        """Return the rows of a complete job that a pass decodes again; see `row_selection.select`."""
+        publisher = self._publisher
+        return row_selection.select(self._inputs, publisher.record_of, publisher.published_rows, criteria, check_stop)
+
+    def open_pass(self, record: PassRecord) -> PassOutput:
+        """Open a pass of the job, to commit its rows."""
+        return PassOutput(
+            self._fs, self.folder, record, self._access, self._check_lease, self._epoch, close_job=self.close
+        )
+
+    def add_pass(self, record: PassRecord) -> None:
+        """Make a pass whose rows are all recorded a part of the job, in one step: `job.json` lists it.
+
+        The files that have rows of it are then assembled again, by this run or, if it is killed, by the next one.
+
+        Raises:
+            MissingError: Some rows of the pass are not recorded.
+        """
+        with wrap_os_errors(f"pass {record.number}"):
+            job_pass = passes.finished(self._fs, self.folder, record)
+        if job_pass is None:
+            raise MissingError(
+                f"pass {record.number} of {self.folder.name} is not complete", fix="Run the same command again."
+            )
+        with wrap_os_errors("job.json"):
+            self._check_lease()
+            remove(self._fs, self.folder / "manifest.json")  # first, because it describes the files as they were
+            self._fs.fsync_dir(self.folder)
+            self._job = replace(self._job, passes=(*self._job.passes, job_pass))
+            manifest.replace_job(self._fs, self.folder, self._job)
+        self._publisher.add_pass(self._job)
+
     def finalize(self) -> Summary:
         """Write the manifest once every file is published, then remove what is not needed any more.
 
@@ -275,13 +328,23 @@ class Output(JobOutput):
         self.attempts.clear()
         stop_reason.clear(self._fs, self.folder)
         claim.clear(self._fs, self.folder)  # of tasks that came late: all that they work on is published
+        closed_rows.discard(self._fs, self.folder)
+        if self._changes is not None:
+            retired.remove_old(self._fs, self.folder, self._config.keep_retired_days)
         for input in self._inputs:  # last, because nothing needs the parts from here on
             if self._config.keep_rows and not self._store.can_have_parts(input):
                 continue
             file_state = manifest.file_state_folder(self.folder, input.file_id)
             cleanup.try_remove_rows(self._fs, file_state, keep_records=self._config.keep_rows)
-        summary = summarize(self.folder, self._publisher.file_records(), seconds, self._store.num_rows_committed)
-        return replace(summary, num_files_assembled_again=self._num_assembled_again, skipped=self._skipped)
+        for job_pass in self._job.passes:
+            pass_state = passes.state_folder_of(self.folder, job_pass.number)
+            cleanup.try_remove_rows(self._fs, pass_state, keep_records=True)
+        records = self._publisher.file_records()
+        summary = summarize(self.folder, records, seconds, self._store.num_rows_committed)
+        counts = None if self._changes is None else update_counts.count(self._changes, records)
+        return replace(
+            summary, num_files_assembled_again=self._num_assembled_again, skipped=self._skipped, update=counts
+        )
 
 
 def _prepare_folder(fs: Fs, folder: Path, requested: RequestedJob, access: InputAccess) -> Path:
@@ -309,8 +372,32 @@ def _tidy(fs: Fs, folder: Path, requested: RequestedJob, tasks: TaskRule, lease_
     tasks.settle(fs, folder, lease_times.ttl_s, lease_times.beat_s)
     if not tasks.ignore:
         cleanup.remove_leftovers(fs, folder, requested.job.inputs)
-    if requested.overwrite or requested.on_input_change == "redo":
+    if requested.overwrite or requested.accepts_changes:
         shard_plan.discard(fs, folder)  # first, so that no task begins by it
+
+
+def _open_job(
+    fs: Fs,
+    folder: Path,
+    requested: RequestedJob,
+    access: InputAccess,
+    config: WriteConfig,
+    check_lease: Callable[[], None],
+) -> OpenedFolder:
+    """Create or open the job of a folder, with the inputs and output settings of this run; the lease is held."""
+    update = InputUpdate(fs, folder, requested, config, check_lease)
+    job = ownership.create_or_open_job(
+        fs,
+        folder,
+        requested,
+        lambda job: _check_change(fs, folder, job, requested, access, config),
+        update.begin,
+        update.keep_removed,
+    )
+    if requested.accepts_changes:
+        job = _separate_changed_files(fs, folder, job, requested.job.inputs, access)
+    update.close_changed()
+    return OpenedFolder(folder, job, requested, access, config, fs, update.hash_of, update.changes)
 
 
 def _check_change(
@@ -323,7 +410,7 @@ def _check_change(
         PreflightError: There is not enough space, or a permission is missing.
     """
     inputs = requested.job.inputs
-    if requested.on_input_change != "redo" and (
+    if not requested.accepts_changes and (
         changed := describe_changes(fs, folder, replace(job, inputs=inputs), access.read_documents)
     ):
         raise input_changed_error(changed)

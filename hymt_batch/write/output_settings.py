@@ -17,13 +17,13 @@ from hymt_batch.fs import remove, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import Input
-from hymt_batch.write import file_record, identity_versions, manifest_only
+from hymt_batch.write import file_record, identity_versions, manifest_only, passes
 from hymt_batch.write.committed_rows import CommittedRows
 from hymt_batch.write.settings import WriteConfig
 
 log = logging.getLogger(__name__)
 
-MIN_LOGPROB = "check.min_logprob"
+MIN_LOGPROB = "check.flag.min_logprob"
 REVIEW, WRAP_CUES = "write.review", "write.wrap_cues"
 
 
@@ -60,9 +60,14 @@ def reason_against_change(fs: Fs, folder: Path, job: JobRecord, requested: JobRe
         has_files = stat_or_none(fs, folder / "manifest.json") is not None
         return "its rows were not kept (.hymt is missing)" if has_files else ""
     minimum = requested.output_settings.get(MIN_LOGPROB)
-    needs_logprobs = minimum is not None and minimum != job.output_settings.get(MIN_LOGPROB)
+    recorded = identity_versions.with_added_output(job.output_settings)
+    needs_logprobs = minimum is not None and minimum != recorded.get(MIN_LOGPROB)
     rows = CommittedRows.open(fs, folder, job.identity_sha256)
     wanted = replace(with_paths_of(job, requested), output_settings=requested.output_settings)
+    for job_pass in job.passes if needs_logprobs else ():
+        pass_folder, identity_sha256 = passes.pass_folder(folder, job_pass.number), manifest.digest(job_pass.identity)
+        if not CommittedRows.open(fs, pass_folder, identity_sha256).has_logprobs(passes.FILE_ID):
+            return f"rows of pass {job_pass.number} have no log-probabilities: it ran with {MIN_LOGPROB}=null"
     for input, wanted_input in zip(job.inputs, wanted.inputs, strict=True):
         if needs_logprobs and not rows.has_logprobs(input.file_id):
             return (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as replace_fields
 from functools import partial
@@ -22,13 +22,11 @@ from hymt_batch.formats import registry
 from hymt_batch.formats.field_rows import ends_row, file_row
 from hymt_batch.formats.format import Kind, Writer
 from hymt_batch.formats.joined_row import join_row
-from hymt_batch.formats.output_stream import unencodable_character
 from hymt_batch.formats.writer import open_writer, output_encoding
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JsonDict
 from hymt_batch.records import UNLISTED_STATUSES, Document, Input, Preamble, Row, ShardRecord, Status
 from hymt_batch.storage_error import write_error
-from hymt_batch.write import place_row
 from hymt_batch.write.error_line import error_line
 from hymt_batch.write.input_changes import (
     RowRanges,
@@ -39,8 +37,10 @@ from hymt_batch.write.input_changes import (
     stat_files,
 )
 from hymt_batch.write.open_files import OpenFiles
+from hymt_batch.write.pass_rows import LaterRows
 from hymt_batch.write.review_line import needs_review, review_line
 from hymt_batch.write.row_record import ShardRows
+from hymt_batch.write.row_shaper import RowShaper
 from hymt_batch.write.shard_table import ShardTable
 from hymt_batch.write.tally import Tally
 
@@ -71,6 +71,12 @@ class InputAccess:
     preamble: Callable[[Input], Preamble]  # returns what precedes an input's first row
     shape_row: Callable[[Document, Row, bool], Row] = lambda document, row, one_line: row
     """Derives flags from measurements, and folds line breaks if a row of the output is one line."""
+    shape_earlier_row: Callable[[Document, Row, bool], Row] | None = None
+    """Does so with the flags of a job that an earlier version began; None: as `shape_row` does."""
+
+    def of_earlier_version(self) -> InputAccess:
+        """Return how the rows of a job that an earlier version began become rows of an output."""
+        return self if self.shape_earlier_row is None else replace_fields(self, shape_row=self.shape_earlier_row)
 
 
 class FileRows(Protocol):
@@ -82,6 +88,8 @@ class FileRows(Protocol):
     def shards(self) -> ShardTable: ...  # the records of all shards
     @property
     def load_rows(self) -> Callable[[ShardRecord], ShardRows]: ...  # returns the verified rows of a shard
+    @property
+    def load_later_rows(self) -> Callable[[ShardRecord], LaterRows]: ...  # returns the rows of passes for a shard
     @property
     def access(self) -> InputAccess: ...
     @property
@@ -105,6 +113,8 @@ class Assembly:
     # keeps the file at the output path in set_aside/, unless its sha256 is this one or that of the job's own file;
     # returns whether anything is at that path
     preserve_foreign: Callable[[str], bool]
+    load_later_rows: Callable[[ShardRecord], LaterRows]  # returns the rows of passes for a shard
+    passes: Sequence[int]  # numbers of the finished passes that have rows of the file
 
     def before_publication(self, sha256: str) -> bool:
         """Keep a foreign file at the output path; return whether anything is there. Raise if the lease is lost."""
@@ -142,13 +152,10 @@ def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:
         "input": input_record,
         **published,
         **({"failed": failure} if failure else {}),
-        "counts": {status: count for status, count in tally.counts.items() if count},
-        "flags": tally.flags,
-        "tokens": tally.tokens,
-        **({"tries": tally.tries} if tally.tries else {}),
-        "degraded": tally.degraded,
-        "environments": tally.environments,
+        **tally.to_record(),
     }
+    if assembly.passes:
+        record["passes"] = [tally.describe_pass(number) for number in assembly.passes]
     if assembly.settings_sha256:
         record["settings_sha256"] = assembly.settings_sha256
     record["shards"] = assembly.shards.pack()
@@ -218,15 +225,10 @@ def documents_and_rows(assembly: FileRows, tally: Tally) -> Iterator[tuple[Docum
         InputChangedError: The documents are not exactly those of the shards.
     """
     name, changed_rows, documents = assembly.input.rel, RowRanges(), _read_documents(assembly)
-    preamble = assembly.access.preamble(assembly.input)
-    one_line = is_one_line(assembly.input, assembly.config, preamble)
-    target = registry.get(out_format(assembly.input, assembly.config))
-    encoding = output_encoding(preamble, target, assembly.config)
-    fit_lines = registry.of_input(assembly.input).fit_lines if assembly.config.wrap_cues and not one_line else None
-    can_escape = target.escapes_characters or bool(preamble.text_fields)  # several texts are an object in JSON
+    shaper = _row_shaper(assembly)
     last_document: Document | None = None
     for record in assembly.shards:
-        shard_rows = assembly.load_rows(record)
+        shard_rows, later_rows = assembly.load_rows(record), assembly.load_later_rows(record)
         tally.add_shard(shard_rows)
         for row in shard_rows.contents.rows:
             document = next(documents, None)
@@ -234,18 +236,14 @@ def documents_and_rows(assembly: FileRows, tally: Tally) -> Iterator[tuple[Docum
             if document is None or document.row_index != row.row_index or document.digest != row.digest:
                 changed_rows.add(changed_row(document, row.row_index, last_document))
             elif not changed_rows.ranges:  # after a changed row keep reading, to name all of them, but write nothing
-                shaped_row = assembly.access.shape_row(document, row, one_line)
-                if fit_lines is not None and shaped_row.text:
-                    shaped_row = place_row.with_fitting_lines(document, shaped_row, fit_lines)
-                if target.can_hold is not None and shaped_row.text and not target.can_hold(document, shaped_row.text):
-                    shaped_row = place_row.with_source_kept(shaped_row)
+                if row.row_index in later_rows:
+                    shaped_row, committed, number = shaper.best(document, row, later_rows[row.row_index])
+                    tally.add_later_rows(later_rows[row.row_index], row, committed, number)
+                else:
+                    shaped_row = shaper.shape(document, row)
                 if shaped_row.status is not row.status:
                     tally.move(row.status, shaped_row.status)
-                if encoding and shaped_row.text:
-                    shaped_row = _encodable_row(shaped_row, encoding, tally, can_escape=can_escape)
-                tally.num_rows += 1
-                for flag in shaped_row.flags:
-                    tally.add_flag(flag)
+                tally.add_row(shaped_row)
                 yield document, _output_row(document, shaped_row, tally)
     if changed_rows.ranges:
         raise input_changed_error(f"{name} {changed_rows}")
@@ -253,23 +251,20 @@ def documents_and_rows(assembly: FileRows, tally: Tally) -> Iterator[tuple[Docum
         raise input_changed_error(f"{name} has more rows after row {file_row(extra)}")
 
 
-def _encodable_row(row: Row, encoding: str, tally: Tally, *, can_escape: bool) -> Row:
-    """Return a row as an output can hold it: flagged if its translation has a character that the encoding lacks.
-
-    An output that cannot escape the character holds an error row instead.
-    """
-    character = unencodable_character(row.text, encoding)
-    if not character:
-        return row
-    flags = (*row.flags, "unencodable")
-    if can_escape:
-        return replace_fields(row, flags=flags)
-    tally.move(row.status, Status.BAD_ENCODING)
-    message = (
-        f"its translation has {character!r} (U+{ord(character):04X}), which is not in {encoding}. "
-        "Set write.encoding=utf-8, or write=jsonl, which can escape it."
+def _row_shaper(assembly: FileRows) -> RowShaper:
+    """Return how the rows of a file are written."""
+    input, config = assembly.input, assembly.config
+    preamble = assembly.access.preamble(input)
+    one_line = is_one_line(input, config, preamble)
+    target = registry.get(out_format(input, config))
+    return RowShaper(
+        assembly.access.shape_row,
+        one_line,
+        target,
+        registry.of_input(input).fit_lines if config.wrap_cues and not one_line else None,
+        output_encoding(preamble, target, config),
+        target.escapes_characters or bool(preamble.text_fields),  # several texts are an object in JSON
     )
-    return replace_fields(row, status=Status.BAD_ENCODING, text="", flags=flags, message=message)
 
 
 def _output_row(document: Document, row: Row, tally: Tally) -> Row:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,18 +19,21 @@ from hymt_batch.errors import MissingError, StoppedError
 from hymt_batch.fs import has_content, remove, stat_or_none, write_atomic
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
-from hymt_batch.records import Input, Shard, ShardRecord, SkippedFile, plural
+from hymt_batch.records import Document, Input, Row, Shard, ShardRecord, SkippedFile, plural
 from hymt_batch.storage_error import wrap_os_errors
-from hymt_batch.write import cleanup, file_record, manifest_contents, published_file, set_aside
+from hymt_batch.write import cleanup, file_record, manifest_contents, published_file, retired, set_aside
 from hymt_batch.write.changed_inputs import describe_change
+from hymt_batch.write.closed_rows import ClosedRows
 from hymt_batch.write.input_changes import hash_input, input_changed_error
 from hymt_batch.write.kept_records import FileRecords, KeptRecord, RecordPool
 from hymt_batch.write.part_reader import PartReader
 from hymt_batch.write.part_store import PartStore
+from hymt_batch.write.pass_rows import PassRows
 from hymt_batch.write.published_file import Assembly, InputAccess
 from hymt_batch.write.row_record import ShardRows
-from hymt_batch.write.settings import WriteConfig
+from hymt_batch.write.settings import Retire, WriteConfig
 from hymt_batch.write.shard_table import ShardTable
+from hymt_batch.write.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -72,9 +75,11 @@ class Publisher:
         self._identity_sha256, self._settings_sha256 = job.identity_sha256, job.settings_sha256  # needed for each file
         self.published: dict[str, _Published] = {}  # file id -> the published file; read-only for callers
         self._pool = RecordPool()
+        self._pass_rows = PassRows(fs, folder, job)
         self._outdated: dict[str, str] = {}  # file id -> `out_rel` of a file with earlier output settings
         self._complete_shards: dict[str, ShardTable] = {}  # file id -> the shards of a file that have a row record
         self._own_sha256s: dict[str, str] = {}  # `out_rel` -> sha256 of a file that this job will replace
+        self._to_retire: dict[str, str] = {}  # file id -> `out_rel` of an earlier version that is kept in retired/
         self._listed_skipped: tuple[SkippedFile, ...] = ()  # in the manifest
         self._has_manifest = self._redo = False
         self._has_lists = True  # an earlier run may have left lists of rows
@@ -95,12 +100,15 @@ class Publisher:
     def unpublished_inputs(self) -> list[Input]:
         return [input for input in self._inputs if input.file_id not in self.published]
 
-    def load_published(self, *, redo: bool, is_new: bool = False) -> None:
+    def load_published(
+        self, *, redo: bool, is_new: bool = False, hash_of: Callable[[Input], JsonDict] = hash_input
+    ) -> None:
         """Find the files that are published and intact, and whose inputs did not change.
 
         Args:
             redo: Decode the rows of changed inputs again.
             is_new: This run created the job: no file is published, unless another run has taken over and finished.
+            hash_of: Returns size and sha256 of an input.
 
         Raises:
             InputChangedError: An input changed since it was decoded, and `redo` is false.
@@ -111,13 +119,17 @@ class Publisher:
         path = self._folder / "manifest.json"
         if is_new and stat_or_none(self._fs, path) is None:
             return
+        closed = ClosedRows(self._fs, self._folder, self._job)
         for input in self._inputs:
             record = file_record.read_record(self._fs, self._folder, input)
+            if record is None and (earlier := closed.record(input)) is not None:
+                self._will_replace(input, earlier)
+                continue
             if record is None or record["identity"] != self._identity_sha256:
                 if (recorded := recorded_sha256s.get(input.out_rel)) is not None:
                     self._own_sha256s[input.out_rel] = recorded
                 continue
-            is_unchanged = hash_input(input) == record["input"]
+            is_unchanged = hash_of(input) == record["input"]
             if (
                 not is_unchanged
                 and not redo
@@ -128,12 +140,19 @@ class Publisher:
                 if file_record.is_intact(self._fs, self._folder, record):
                     self._set_published(input, record, file_record.shard_table_of(record))
                     continue
-            elif is_unchanged and record.get("settings_sha256", "") != self._settings_sha256:
+            elif is_unchanged and (
+                record.get("settings_sha256", "") != self._settings_sha256
+                or not file_record.has_passes(record, self._job, input)
+            ):
                 self._outdated[input.file_id] = record["out_rel"]
                 self._own_sha256s[record["out_rel"]] = file_record.output_sha256(record)
                 continue
             self._own_sha256s[record["out_rel"]] = file_record.output_sha256(record)
             remove(self._fs, file_record.record_path(self._folder, input))
+        self._load_manifest(path)
+
+    def _load_manifest(self, path: Path) -> None:
+        """Find whether the manifest describes the published files; remove it if some of them will be replaced."""
         if stat_or_none(self._fs, path) is None:
             return
         if self.all_published:
@@ -141,9 +160,15 @@ class Publisher:
             self._has_manifest = has_content(
                 self._fs, path, manifest_contents.build(self._job, self.file_records(), listed)
             )
-        else:  # some of the files that it describes will be replaced
+        else:
             remove(self._fs, path)
         self._fs.fsync_dir(self._folder)  # the process that wrote it may have been killed before this sync
+
+    def _will_replace(self, input: Input, earlier: JsonDict) -> None:
+        """Note the earlier version of a file that an update makes anew; `earlier` is its record."""
+        self._own_sha256s[earlier["out_rel"]] = file_record.output_sha256(earlier)
+        if self._config.retire is Retire.all:
+            self._to_retire[input.file_id] = earlier["out_rel"]
 
     def _set_published(self, input: Input, record: JsonDict, shards: ShardTable) -> None:
         self.published[input.file_id] = _Published(self._pool.keep(record, input.rel, input.out_rel), shards)
@@ -185,7 +210,10 @@ class Publisher:
         raise input_changed_error(f"{shard.name} changed after this run began", fix)
 
     def assemble_outdated(self) -> int:
-        """Assemble the files that have earlier output settings again, and return their number; decodes nothing."""
+        """Assemble the files that have earlier output settings, or lack a pass, again, and return their number.
+
+        Decodes nothing.
+        """
         num_assembled = 0
         for input in self._inputs:
             record = file_record.read_record(self._fs, self._folder, input) if input.file_id in self._outdated else None
@@ -207,8 +235,43 @@ class Publisher:
     def has_complete_shard(self, input: Input, shard_index: int) -> bool:
         return input.file_id in self.published or shard_index in self._complete_shards.get(input.file_id, ())
 
-    def _publish(self, input: Input, shards: ShardTable) -> None:
-        assembly = Assembly(
+    def add_pass(self, job: JobRecord) -> None:
+        """Take over a job that got a new pass: the files that have rows of it are to be assembled again.
+
+        The caller has removed the manifest, which describes the files as they are.
+        """
+        self._job, self._pass_rows = job, PassRows(self._fs, self._folder, job)
+        self._has_manifest = False
+        for input in self._inputs:
+            published = self.published.get(input.file_id)
+            if published is None or file_record.has_passes(record := published.record.to_json(), job, input):
+                continue
+            del self.published[input.file_id]
+            self._outdated[input.file_id] = record["out_rel"]
+            self._own_sha256s[record["out_rel"]] = file_record.output_sha256(record)
+
+    def published_rows(self, input: Input) -> Iterator[tuple[Document, Row]]:
+        """Yield the documents of a published file, each with its row as it is written, from the row records.
+
+        Raises:
+            InputChangedError: A row differs from the one that was translated.
+            MissingError: The rows of a shard are lost.
+        """
+        shards = self.published[input.file_id].shards
+        if lost := [shard.index for shard in shards if self._store.records.header(input.file_id, shard.index) is None]:
+            raise MissingError(
+                f"the rows of {input.rel} are not all there: the record of shard {lost[0]} is missing or damaged",
+                fix="Remove the file from translated/ and run hymt-batch translate with the settings of the job, which "
+                "translates the shard again.",
+            )
+        yield from published_file.documents_and_rows(self._assembly(input, shards), Tally())
+
+    def record_of(self, input: Input) -> JsonDict:
+        """Return the record of a published file."""
+        return self.published[input.file_id].record.to_json()
+
+    def _assembly(self, input: Input, shards: ShardTable) -> Assembly:
+        return Assembly(
             input=input,
             shards=shards,
             load_rows=lambda shard: self._load_rows(input.file_id, shard),
@@ -220,7 +283,12 @@ class Publisher:
             make_folder=self._folders.ensure,
             has_lists=self._has_lists,
             preserve_foreign=lambda sha256: self._preserve_foreign(input, sha256),
+            load_later_rows=lambda shard: self._pass_rows.load(input.file_id, shard),
+            passes=self._pass_rows.numbers(input.file_id),
         )
+
+    def _publish(self, input: Input, shards: ShardTable) -> None:
+        assembly = self._assembly(input, shards)
         try:
             with wrap_os_errors(f"translated/{input.out_rel}"):
                 self._folders.ensure(manifest.translated_path(self._folder, input.out_rel).parent)
@@ -249,6 +317,8 @@ class Publisher:
         return loaded
 
     def _preserve_foreign(self, input: Input, sha256: str) -> bool:
+        if (earlier := self._to_retire.pop(input.file_id, None)) is not None:
+            retired.keep(self._fs, self._folder, earlier, self._folders.ensure)
         ours = (sha256, self._own_sha256s.pop(input.out_rel, None))
         return set_aside.preserve_foreign(self._fs, self._folder, input.out_rel, ours, self._folders.ensure)
 

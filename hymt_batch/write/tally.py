@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hymt_batch import manifest
 from hymt_batch.manifest import JsonDict
-from hymt_batch.records import Status
+from hymt_batch.records import Row, Status
 from hymt_batch.write.row_record import ShardRows
 
 
@@ -18,8 +20,11 @@ class Tally:
         self.flags: dict[str, int] = {}
         self.tokens = {"source": 0, "new": 0}
         self.tries: dict[str, int] = {}
+        self.origins: dict[str, int] = {}  # identity under which known rows were decoded; see records.Row
         self.degraded: dict[str, int] = {}
         self.environments: list[JsonDict] = []  # the distinct ones
+        self._in_passes: dict[int, int] = {}  # number of a pass -> rows that it has
+        self._from_passes: dict[int, int] = {}  # number of a pass -> rows that are written as it has them
 
     def add_shard(self, rows: ShardRows) -> None:
         """Add all rows of a shard. If one of them is not written in the end, the whole file is not published."""
@@ -35,14 +40,59 @@ class Tally:
         for row in rows.contents.rows:
             for step, count in row.tries:
                 _count(self.tries, step, count)
+            if row.origin:
+                _count(self.origins, row.origin)
 
     def move(self, earlier: Status, status: Status) -> None:
         """Count a row by another status."""
         _count(self.counts, earlier.value, -1)
         _count(self.counts, status.value)
 
-    def add_flag(self, flag: str) -> None:
-        _count(self.flags, flag)
+    def add_later_rows(self, later: Sequence[tuple[int, Row]], row: Row, committed: Row, number: int) -> None:
+        """Count the rows of passes for one row, and what the one that is written cost.
+
+        Args:
+            later: The rows of passes, each with the number of the pass.
+            row: The row of the job.
+            committed: The row that is written, as it was committed.
+            number: The number of its pass; 0 if it is that of the job.
+        """
+        for later_number, _ in later:
+            self._in_passes[later_number] = self._in_passes.get(later_number, 0) + 1
+        if not number:
+            return
+        self._from_passes[number] = self._from_passes.get(number, 0) + 1
+        self.tokens["source"] += committed.num_source_tokens - row.num_source_tokens
+        self.tokens["new"] += committed.num_new_tokens - row.num_new_tokens
+        for tries, sign in ((committed.tries, 1), (row.tries, -1)):
+            for step, count in tries:
+                _count(self.tries, step, sign * count)
+
+    def describe_pass(self, number: int) -> JsonDict:
+        """Return what the record of a file has of a pass."""
+        return {
+            "number": number,
+            "rows": self._in_passes.get(number, 0),
+            "replaced": self._from_passes.get(number, 0),
+        }
+
+    def add_row(self, row: Row) -> None:
+        """Count a row as it is written."""
+        self.num_rows += 1
+        for flag in row.flags:
+            _count(self.flags, flag)
+
+    def to_record(self) -> JsonDict:
+        """Return what the record of the file has of the counts; `Totals` adds up those of a job."""
+        return {
+            "counts": {status: count for status, count in self.counts.items() if count},
+            "flags": self.flags,
+            "tokens": self.tokens,
+            **({"tries": tries} if (tries := {step: count for step, count in self.tries.items() if count}) else {}),
+            **({"origins": self.origins} if self.origins else {}),
+            "degraded": self.degraded,
+            "environments": self.environments,
+        }
 
     def _add_environment(self, environment: JsonDict) -> None:
         if any(environment is known for known in self.environments):

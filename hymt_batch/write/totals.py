@@ -13,7 +13,7 @@ from hymt_batch.manifest import JsonDict
 
 @dataclass(slots=True)
 class Totals:
-    """What the records of files add up to; see `published_file.assemble` for the fields of a record."""
+    """What the records of files add up to; see `published_file.assemble` and `Tally` for the fields of a record."""
 
     rows: int = 0
     texts: int = 0  # as many as rows, unless rows have several text fields
@@ -44,6 +44,19 @@ class Totals:
                     seen[id(environment)] = environment
                     totals.environments.setdefault(manifest.canonical_json(environment), environment)
         return totals
+
+    def to_manifest(self) -> JsonDict:
+        """Return what the manifest has of the counts."""
+        return {
+            "environments": [self.environments[key] for key in sorted(self.environments)],
+            "rows": self.rows,
+            **({"texts": self.texts} if self.has_texts else {}),
+            "counts": self.counts,
+            "flags": self.flags,
+            "tokens": self.tokens,
+            **({"tries": self.tries} if self.tries else {}),
+            "degraded": self.degraded,
+        }
 
 
 def _add(sums: Counter[str], counts: JsonDict) -> None:

@@ -27,7 +27,19 @@ from hymt_batch.write import part as parts
 from hymt_batch.write import row_record, segment_run
 from hymt_batch.write.state_file import StateFileDamagedError
 from tests.faults.simfs import Crash, EndlessRunError, SimFS
-from tests.faults.small import PART, RECORD, RUN, TEMPORARY, Seen, World, final_bytes, ids_from, run, run_again
+from tests.faults.small import (
+    PART,
+    RECORD,
+    RUN,
+    TEMPORARY,
+    Seen,
+    World,
+    final_bytes,
+    ids_from,
+    run,
+    run_again,
+    text_again,
+)
 
 ERRORS = (errno.EIO, errno.ENOSPC, errno.ESTALE, errno.EDQUOT, errno.ENOENT, errno.EEXIST, errno.EROFS)
 MOST_SHOWN = 20
@@ -144,9 +156,29 @@ def broken_after_crash(tree: dict[str, bytes | None], world: World, acknowledged
         broken += [
             f"I5: {name} was acknowledged and is lost" for name in acknowledged if not is_kept(tree, world.places[name])
         ]
+    broken += broken_passes(tree, world)
     for new, old in world.renamed.items():
         if world.durable and not any(path in tree for path in (new, old)):
             broken.append(f"I12: {old} is removed before {new} is there")
+    return broken
+
+
+def broken_passes(tree: dict[str, bytes | None], world: World) -> list[str]:
+    """Return what is broken in a state by a pass that counts too early, or whose files are published too early."""
+    if not world.retries or not world.durable:
+        return []
+    job = tree.get("/job/.hymt/job.json") or b""
+    is_listed = b'"passes"' in job
+    missing = [name for name, path in world.places.items() if not is_kept(tree, path)]
+    broken = [f"I1: the pass is part of the job, and {name} is not recorded" for name in missing if is_listed]
+    if not is_listed:
+        broken += [
+            f"I1: {path} has rows of a pass that is not part of the job"
+            for path, expected in world.golden.items()
+            if tree.get(path) == expected != world.older.get(path)
+        ]
+    elif tree.get("/job/manifest.json") == world.older["/job/manifest.json"]:
+        broken.append("I12: the manifest from before the pass exists beside it")
     return broken
 
 
@@ -189,12 +221,17 @@ def broken_rows(world: World) -> list[str]:
             continue
         expected = Path(input.path).read_bytes().upper()
         if input.format == "text":
-            texts = ["" if (text := d.text or "").startswith("empty") else text for d in world.documents[input.rel]]
-            expected = "".join(f"{text.upper()}\n" for text in texts).encode()
+            expected = "".join(f"{_expected(d.text or '', world)}\n" for d in world.documents[input.rel]).encode()
         # in a unit of several files, each text ends with a digest of what was decoded together
         if re.sub(rb" [0-9a-f]{6}(?=\n)", b"", world.golden[path]) != expected:
             broken.append(f"I3: an unbroken run writes other rows: {input.out_rel}")
     return broken
+
+
+def _expected(text: str, world: World) -> str:
+    """Return the translation of a row of a text file: that of the pass, if there is one and it has one."""
+    again = text_again(text) if world.retries else ""
+    return again or ("" if text.startswith("empty") else text.upper())
 
 
 def _json_rows(data: bytes) -> list[dict[str, Any]]:

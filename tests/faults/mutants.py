@@ -20,17 +20,22 @@ from typing import Any
 from hymt_batch import fs as files
 from hymt_batch import manifest
 from hymt_batch.errors import HymtError, IdentityError, MissingError
+from hymt_batch.manifest import JobPass
 from hymt_batch.records import Input, Part, Row, Shard, ShardRecord, Translation
 from hymt_batch.run import unit_reader
 from hymt_batch.run.unit import PartResult, Unit
 from hymt_batch.write import (
     claim,
     cleanup,
+    closed_rows,
     file_record,
     lease,
     manifest_contents,
     open_files,
+    output,
     output_settings,
+    pass_rows,
+    passes,
     published_file,
     publisher,
     record_store,
@@ -39,13 +44,19 @@ from hymt_batch.write import (
     set_aside,
     shard_plan,
     storage,
+    update,
 )
 from hymt_batch.write import part as parts
+from hymt_batch.write.closed_rows import ClosedRows, KnownRows
+from hymt_batch.write.committed_rows import CommittedRows
 from hymt_batch.write.job_output import JobOutput
 from hymt_batch.write.open_files import OpenFiles
 from hymt_batch.write.output import Output
 from hymt_batch.write.part_reader import PartReader
 from hymt_batch.write.part_store import PartStore
+from hymt_batch.write.pass_output import PassOutput
+from hymt_batch.write.pass_rows import PassRows
+from hymt_batch.write.passes import PassRecord
 from hymt_batch.write.publisher import Publisher
 from hymt_batch.write.record_store import RecordStore
 from hymt_batch.write.row_record import RecordContents
@@ -540,6 +551,16 @@ SEEN_BY = {
     "a plan does not know the units of its job": "tasks",
     "the last unit of a plan is handed to nobody": "tasks",
     "a merge leaves the claims of killed tasks": "tasks",
+    "a closed generation is removed before the new file is published": "update",
+    "rows of an unfinished new version count as known": "update",
+    "the manifest stays while an update works": "update",
+    "a pass becomes part of the job when it begins": "pass",
+    "a pass becomes part of the job before its rows are recorded": "pass",
+    "a pass becomes part of the job before the manifest is removed": "pass",
+    "a stopped pass selects its rows again": "pass",
+    "the job forgets a pass when it is killed while it publishes": "pass",
+    "a row that failed again replaces the earlier one": "pass",
+    "the files of a pass are assembled before it is part of the job": "pass",
 }
 HARMLESS = "the lease is never checked"
 
@@ -676,6 +697,143 @@ def _() -> Any:
     return patched((claim, "clear", lambda fs, folder: None))
 
 
+@mutant("a closed generation is removed before the new file is published")
+def _() -> Any:
+    original = PartStore.finish_shard
+
+    def finish_shard(self: PartStore, file_id: str, shard: ShardRecord) -> None:
+        original(self, file_id, shard)
+        closed_rows.discard(self._fs, self._folder)
+
+    return patched((PartStore, "finish_shard", finish_shard))
+
+
+@mutant("rows of an unfinished new version count as known")
+def _() -> Any:
+    original = ClosedRows.find
+    unfinished: dict[ClosedRows, list[int]] = {}  # shards that an earlier run completed
+
+    def find(self: ClosedRows, input: Input, keys: Any) -> KnownRows:
+        known = original(self, input, keys)
+        records = CommittedRows.open(self._fs, self._folder, _identity_of(self)).records
+        rows = dict(known.rows)
+        for index in unfinished.setdefault(self, list(records.shard_indexes(input.file_id))):
+            loaded = records.read(input.file_id, index)
+            for row in loaded[1].rows if loaded else ():
+                for document, key in keys.items():
+                    if row.key == key.sent and row.text:
+                        rows.setdefault(document, row)
+        return replace(known, rows=rows, environments=known.environments or (upper.ENVIRONMENT,))
+
+    return patched((ClosedRows, "find", find))
+
+
+def _identity_of(rows: ClosedRows) -> str:
+    return manifest.read_job(rows._fs, rows._folder).identity_sha256
+
+
+@mutant("the manifest stays while an update works")
+def _() -> Any:
+    def remove(fs: Any, path: Path) -> None:
+        if path.name != "manifest.json":
+            files.remove(fs, path)
+
+    return patched((update, "remove", remove), (publisher, "remove", remove))
+
+
+@mutant("a pass becomes part of the job when it begins")
+def _() -> Any:
+    original = Output.open_pass
+
+    def open_pass(self: Output, record: PassRecord) -> PassOutput:
+        files_of_pass = {file.file_id: len(file.rows) for file in record.files}
+        listed = JobPass(record.number, record.identity, record.statuses, record.flags, files_of_pass, (), (0,))
+        manifest.replace_job(self._fs, self.folder, replace(self._job, passes=(listed,)))
+        return original(self, record)
+
+    return patched((Output, "open_pass", open_pass))
+
+
+@mutant("a pass becomes part of the job before its rows are recorded")
+def _() -> Any:
+    original = PassOutput.finish_skipped_shard
+
+    def finish(self: PassOutput, input: Input, record: ShardRecord) -> None:
+        if record.last:
+            listed = JobPass(
+                self.record.number,
+                self.record.identity,
+                self.record.statuses,
+                self.record.flags,
+                {file.file_id: len(file.rows) for file in self.record.files},
+                (),
+                (0,),
+            )
+            job = manifest.read_job(self._fs, HOME)
+            if not job.passes:
+                manifest.replace_job(self._fs, HOME, replace(job, passes=(listed,)))
+        original(self, input, record)
+
+    return patched((PassOutput, "finish_skipped_shard", finish))
+
+
+@mutant("a pass becomes part of the job before the manifest is removed")
+def _() -> Any:
+    original = Output.add_pass
+
+    def add_pass(self: Output, record: PassRecord) -> None:
+        with patched((output, "remove", lambda fs, path: None)):
+            original(self, record)
+
+    return patched((Output, "add_pass", add_pass))
+
+
+@mutant("a stopped pass selects its rows again")
+def _() -> Any:
+    original = passes.read
+
+    def read(fs: Any, folder: Path, number: int) -> PassRecord | None:
+        is_open = number not in [listed.number for listed in manifest.read_job(fs, folder).passes]
+        return None if is_open else original(fs, folder, number)
+
+    return patched((passes, "read", read))
+
+
+@mutant("the job forgets a pass when it is killed while it publishes")
+def _() -> Any:
+    return patched((file_record, "has_passes", lambda record, job, input: True), (Publisher, "add_pass", add_pass))
+
+
+def add_pass(self: Publisher, job: manifest.JobRecord) -> None:
+    """Do what the publisher does, for all files."""
+    self._job, self._pass_rows, self._has_manifest = job, PassRows(self._fs, self._folder, job), False
+    for input in self._inputs:
+        if (published := self.published.pop(input.file_id, None)) is not None:
+            record = published.record.to_json()
+            self._outdated[input.file_id] = record["out_rel"]
+            self._own_sha256s[record["out_rel"]] = file_record.output_sha256(record)
+
+
+@mutant("a row that failed again replaces the earlier one")
+def _() -> Any:
+    return patched((pass_rows, "is_as_good", lambda later, earlier: True))
+
+
+@mutant("the files of a pass are assembled before it is part of the job")
+def _() -> Any:
+    def add_pass(self: Output, record: PassRecord) -> None:
+        job_pass = passes.finished(self._fs, self.folder, record)
+        assert job_pass is not None
+        self._fs.unlink(self.folder / "manifest.json")
+        self._fs.fsync_dir(self.folder)
+        self._job = replace(self._job, passes=(job_pass,))
+        self._publisher.add_pass(self._job)
+        self.assemble_outdated()
+        manifest.replace_job(self._fs, self.folder, self._job)
+
+    return patched((Output, "add_pass", add_pass))
+
+
 # harnesses: each explores about `size` states
 
 
@@ -735,6 +893,12 @@ def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
         worlds.explore(folder, rng, tally, partial(worlds.redo, num_steps=num_steps), Explorer, size // 4)
 
 
+@harness("update")
+def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
+    for _ in range(3):
+        worlds.explore(folder, rng, tally, worlds.update, Explorer, size // 3)
+
+
 @harness("damage")
 def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
     worlds.explore(folder, rng, tally, worlds.a_damaged_part, Explorer, size // 4)
@@ -782,6 +946,13 @@ def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
     worlds.explore(folder, rng, tally, worlds.prepared, Explorer, size // 2)
     worlds.explore(folder, rng, tally, worlds.prepared_files, Explorer, size, power=False)
     worlds.explore(folder, rng, tally, worlds.prepared_without_claims, Zombies, size // 2)
+
+
+@harness("pass")
+def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
+    for translates_first in (False, True):
+        make_world = partial(worlds.a_pass, translates_first=translates_first)
+        worlds.explore(folder, rng, tally, make_world, Explorer, size // 2)
 
 
 @harness("another job")

@@ -16,22 +16,24 @@ import random
 import re
 import threading
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import hymt_batch.fs as files
 from hymt_batch import file_units, manifest
-from hymt_batch.errors import IdentityError
+from hymt_batch.errors import HymtError, IdentityError
 from hymt_batch.manifest import JobRecord
-from hymt_batch.records import Document, Input, Part, Shard, ShardRecord, Status
+from hymt_batch.records import Document, Input, Part, Row, Shard, ShardRecord, Status
+from hymt_batch.run import retry_pass
 from hymt_batch.run.commit_result import commit_result
 from hymt_batch.run.unit import Unit
 from hymt_batch.run.unit_reader import GetRecord, read_units
 from hymt_batch.source.shards import SkippedShard
-from hymt_batch.write import claim, identity_versions, lease, lease_holder, shard_plan
+from hymt_batch.write import claim, identity_versions, lease, lease_holder, passes, shard_plan
 from hymt_batch.write.claim import TaskRule
 from hymt_batch.write.job_output import JobOutput
 from hymt_batch.write.lease import LeaseTimes
@@ -39,7 +41,9 @@ from hymt_batch.write.lease_holder import LeaseHolder
 from hymt_batch.write.output import Output
 from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.part import make_shard_record
+from hymt_batch.write.passes import FILE_ID, PassFile, PassRecord
 from hymt_batch.write.published_file import InputAccess
+from hymt_batch.write.row_selection import Criteria
 from hymt_batch.write.settings import WriteConfig
 from hymt_batch.write.shard_plan import PlannedFile, ShardPlan
 from hymt_batch.write.shard_table import ShardTable
@@ -72,9 +76,10 @@ class _Known(type(Path())):  # type: ignore[misc]
 
 
 HOME: Path = _Known("/job")
-PART = re.compile(r"/job/\.hymt/f(\w+)/s(\d{7})/p(\d{5})")
-RUN = re.compile(r"/job/\.hymt/f(\w+)/s(\d{7})/p(\d{5})-r(\d{5})")
-RECORD = re.compile(r"/job/\.hymt/f(\w+)/s(\d{7})\.rows")
+STATE = r"/job/(?:\.hymt/passes/p\d{4}/)?\.hymt"
+PART = re.compile(STATE + r"/f(\w+)/s(\d{7})/p(\d{5})")
+RUN = re.compile(STATE + r"/f(\w+)/s(\d{7})/p(\d{5})-r(\d{5})")
+RECORD = re.compile(STATE + r"/f(\w+)/s(\d{7})\.rows")
 TEMPORARY = re.compile(r"/(\.tmp-|probe-|stale-|s\d{7}$|u\d{7}$)")
 NO_SUCH_PID = 1 << 22  # above the largest process id of Linux
 _ids = itertools.count(1)
@@ -113,6 +118,18 @@ def holder(host: str = "here") -> LeaseHolder:
     return LeaseHolder(f"owner{id_number}", host, "", "", NO_SUCH_PID + id_number, "1", "", 0, "long ago")
 
 
+def _plan_parts(
+    shard: Shard, prompts: Any, rejections: Any, plan: Callable[[Shard], list[Part]], limit: Any, known: dict[int, Row]
+) -> list[Part]:
+    """Return the parts that the world plans, with what the output knows of their rows."""
+    return [
+        replace(part, known={index: known[index] for index in part.document_indices if index in known})
+        if known
+        else part
+        for part in plan(shard)
+    ]
+
+
 @contextlib.contextmanager
 def simulated() -> Iterator[None]:
     """Replace ids, lease holders, clocks and pauses by simulated ones, and disable logging."""
@@ -128,7 +145,7 @@ def simulated() -> Iterator[None]:
         (lease, "threading", SimpleNamespace(Thread=_NoThread, Event=threading.Event, Lock=threading.Lock)),
         (files, "RETRY_DELAYS_S", (0.0, 0.0)),
         (files, "time", SimpleNamespace(sleep=clock.sleep)),
-        (translate, "batch", SimpleNamespace(plan_parts=lambda shard, prompts, rejections, plan, limit: plan(shard))),
+        (translate, "batch", SimpleNamespace(plan_parts=_plan_parts)),
     ]
     originals = [getattr(owner, name) for owner, name, _ in changes]
     level = logging.root.manager.disable
@@ -184,11 +201,23 @@ class World:
     goes_on: bool = False  # the expected output is that of an unbroken run in the folder as it is at the start
     tasks: int = 0  # number of tasks that a prepared job is divided among; 0: one process translates it
     disorder: bool = False  # parts are committed in another order than planned, as by several workers
+    has_keys: bool = False  # rows have keys, and each text depends on what is decoded with it, as with a real model
+    known: frozenset[str] = frozenset()  # texts that an update knows from the earlier version of the first file
+    retries: bool = False  # the job is finished at the start, and its rows are decoded again in a pass
+    translates_first: bool = False  # before a pass begins or goes on, the job itself runs again
 
     def __post_init__(self) -> None:
         self.plans = {
-            input.rel: [(shard, upper.plan(shard, self.part_rows)) for shard in self._shards(input)]
-            for input in self.inputs
+            input.rel: [
+                (
+                    shard,
+                    upper.plan_around(shard, self.known if index == 0 else (), self.part_rows)
+                    if self.has_keys
+                    else upper.plan(shard, self.part_rows),
+                )
+                for shard in self._shards(input)
+            ]
+            for index, input in enumerate(self.inputs)
         }
         self.places = {
             f"{rel}/{shard.index}/{part.index}": f"/job/.hymt/f{shard.input.file_id}/s{shard.index:07}/p{part.index:05}"
@@ -202,6 +231,37 @@ class World:
                     name = f"{rel}/{shard.index}/{part.index}"
                     for index in range(len(part.run_lengths)):
                         self.places[f"{name}/{index}"] = f"{self.places[name]}-r{index:05}"
+        if self.retries:
+            self._plan_pass()
+
+    def _plan_pass(self) -> None:
+        """Plan the parts of the pass, which has all rows of the job, in the place of its own parts."""
+        files = tuple(
+            PassFile(
+                input.file_id,
+                input.rel,
+                array("q", [document.row_index for document in self.documents[input.rel]]),
+                "".join(document.digest.hex() for document in self.documents[input.rel]),
+            )
+            for input in self.inputs
+            if self.documents[input.rel]
+        )
+        identity = self.identity | {"decode": {"method": "again"}}
+        self.pass_record = PassRecord(1, identity, upper.ENVIRONMENT, ("empty", "ok"), (), files)
+        shards = [shard for (shard,) in self.cut_pass(lambda index: None)]
+        self.plans = {"pass 1": [(shard, upper.plan(shard, self.part_rows)) for shard in shards]}
+        self.places = {
+            f"pass 1/{shard.index}/{part.index}": f"/job/.hymt/passes/p0001/.hymt/f{FILE_ID}/s{shard.index:07}"
+            f"/p{part.index:05}"
+            for shard, parts in self.plans["pass 1"]
+            for part in parts
+        }
+
+    def cut_pass(self, get_record: Callable[[int], ShardRecord | None]) -> Iterator[list[Any]]:
+        """Cut the rows of the pass into shards."""
+        limits: Any = SimpleNamespace(shard_rows=self.shard_rows, shard_bytes=1 << 30)
+        inputs = {input.file_id: input for input in self.inputs}
+        return retry_pass.cut_shards(self.pass_record, inputs, self.read, limits, get_record)
 
     @property
     def features(self) -> list[str]:
@@ -247,6 +307,14 @@ def run(fs: SimFS, world: World, seen: Seen, **options: Any) -> None:
     if world.tasks:
         run_prepared(fs, world, seen, **options)
         return
+    if world.retries:
+        run_pass(fs, world, seen)
+        return
+    run_job(fs, world, seen, **options)
+
+
+def run_job(fs: SimFS, world: World, seen: Seen, **options: Any) -> None:
+    """Run the job as one process does."""
     opening: dict[str, Any] = {
         "identity": world.identity,
         "config": world.config,
@@ -259,10 +327,74 @@ def run(fs: SimFS, world: World, seen: Seen, **options: Any) -> None:
         output.assemble_outdated()
         if not output.is_complete:
             for unit in in_disorder(missing_units(world, seen, output), world.disorder):
-                decode(unit, seen, output)
+                decode(unit, seen, output, has_keys=world.has_keys)
                 if world.beats and output._lease is not None:
                     output._lease.refresh()
         output.finalize()
+
+
+def run_pass(fs: SimFS, world: World, seen: Seen) -> None:
+    """Decode the rows of a finished job again, in the same steps as jobs/retry.py.
+
+    With `translates_first`, the job itself runs before: it must decode nothing, and leave the pass alone.
+    """
+    job = manifest.read_job(fs, HOME)
+    access = InputAccess(world.read, upper.read_preamble, upper.shape_row)
+    times = LeaseTimes(world.ttl_s, 20.0)
+    requested = RequestedJob(replace(job, inputs=tuple(world.inputs)))
+    if world.translates_first:
+        with Output.open(HOME, requested, access, world.config, times, fs) as output:
+            output.assemble_outdated()
+            if not output.is_complete:
+                raise HymtError("translate would decode the job again")
+            output.finalize()
+    with Output.open(HOME, requested, access, world.config, times, fs) as output:
+        output.assemble_outdated()
+        if output.job_record.passes:
+            output.finalize()
+            return
+        record = passes.read(fs, HOME, passes.next_number(output.job_record))
+        if record is None:
+            selected = output.select_rows(Criteria(frozenset({"empty", "ok"}), frozenset()), lambda: None)
+            record = replace(world.pass_record, files=tuple(selected.files))
+            passes.create(fs, HOME, record)
+        of_pass = output.open_pass(record)
+        recorder: Any = Recorder(world, seen)
+        job_settings: Any = SimpleNamespace(decode=None)
+        plan: Any = SimpleNamespace(max_context=0, part_limits=lambda shard: world.plans["pass 1"][shard.index][1])
+        prepared: Any = (
+            [
+                shard if isinstance(shard, SkippedShard) else SimpleNamespace(shard=shard, prompts=(), rejections={})
+                for shard in shards
+            ]
+            for shards in world.cut_pass(of_pass.shard_record)
+        )
+        units = translate.pending_units(prepared, job_settings, plan, of_pass, recorder)
+        for unit in in_disorder(units, world.disorder):
+            for part in unit.parts:
+                seen.decoded.add(name_of(part))
+                of_pass.commit(part, again(part), upper.ENVIRONMENT)
+                seen.acknowledged.add(name_of(part))
+                of_pass.finish_if_complete(part.shard)
+        of_pass.end()
+        output.add_pass(record)
+        output.assemble_outdated()
+        output.finalize()
+
+
+def text_again(text: str) -> str:
+    """Return the translation that a pass gives a text; "" for one that fails in it."""
+    return "" if text.rstrip().endswith(("0", "3", "6")) else f"{text.upper()} again"
+
+
+def again(part: Part) -> list[Row]:
+    """Decode the rows of a part of a pass: some have no translation."""
+    rows = []
+    for row in upper.upper(part):
+        text = text_again(part.shard.documents[row.row_index - part.shard.first_row].text or "")
+        status = Status.OK if text else Status.EMPTY
+        rows.append(replace(row, status=status, text=text, flags=() if text else ("empty",)))
+    return rows
 
 
 def run_prepared(fs: SimFS, world: World, seen: Seen, tasks_to_run: int | None = None, **options: Any) -> None:
@@ -362,7 +494,9 @@ def missing_units(world: World, seen: Seen, output: Output) -> Iterator[Unit]:
     recorder: Any = Recorder(world, seen)
     prepared: Any = (
         [
-            shard if isinstance(shard, SkippedShard) else SimpleNamespace(shard=shard, prompts=(), rejections={})
+            shard
+            if isinstance(shard, SkippedShard)
+            else SimpleNamespace(shard=shard, prompts=upper.prompts(shard) if world.has_keys else (), rejections={})
             for shard in shards
         ]
         for shards in read_units(output.units(), world.cut_shards, output.shard_record)
@@ -384,7 +518,7 @@ def in_disorder(units: Iterator[Unit], disorder: bool) -> Iterator[Unit]:
     yield from held
 
 
-def decode(unit: Unit, seen: Seen, output: JobOutput) -> None:
+def decode(unit: Unit, seen: Seen, output: JobOutput, *, has_keys: bool = False) -> None:
     """Decode a unit, and commit what is missing of it, in the same steps as jobs/translate.py."""
     for result in unit.results(upper.upper_segments(unit.prompts), upper.ENVIRONMENT, ()):
         part = result.part
@@ -393,7 +527,9 @@ def decode(unit: Unit, seen: Seen, output: JobOutput) -> None:
             if commit_result(output, result):
                 seen.acknowledged.add(name_of(part.run.of))
         else:
-            rows = upper.upper_together(part, unit.parts) if len(unit.parts) > 1 else upper.upper(part)
+            is_together = has_keys or len(unit.parts) > 1
+            rows = upper.upper_together(part, unit.parts) if is_together else upper.upper(part)
+            rows = upper.with_keys(part, rows) if has_keys else rows
             output.commit(part, rows, upper.ENVIRONMENT)
         seen.acknowledged.add(name_of(part))
         output.finish_if_complete(part.shard)
@@ -504,8 +640,10 @@ def solve(world: World) -> None:
         world.options, world.tasks = options, tasks
     world.golden = final_bytes(fs)
     reviews = {path for path in world.golden if path.startswith("/job/review/")}  # one, if an output has flagged rows
-    assert len(world.golden) - len(reviews) == len(world.inputs) + 2
+    errors = {path for path in world.golden if path.startswith("/job/errors/")}  # a pass may leave none
+    assert len(world.golden) - len(reviews) - len(errors) == len(world.inputs) + 1
     assert len(reviews) <= 1
+    assert len(errors) == 1 or world.retries
 
 
 def part_way(fs: SimFS, world: World, calls: int) -> None:

@@ -6,10 +6,12 @@ import random
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from hymt_batch import file_units, manifest
 from hymt_batch.errors import HymtError
 from hymt_batch.write.settings import OnError, WriteConfig, WriteFormat
+from tests.fakes import upper
 from tests.faults.explore import Copy, Erring, Explorer, Tally, Zombies, copying, recover_damaged
 from tests.faults.simfs import EndlessRunError, SimFS
 from tests.faults.small import (
@@ -223,6 +225,32 @@ def redo(
     return world
 
 
+def update(folder: Path, rng: random.Random) -> World:
+    """A finished job over two files, of which the first then changed: rows moved, some are new; it runs with update.
+
+    A new row stands in the first and in the last shard, so that rows of the new version could be taken for known ones.
+    """
+    old = make("update", folder, rng, files=2, mark="-old", has_keys=True)
+    part_way(old.start, old, 1000)
+    texts = [document.text or "" for document in old.documents["in.txt"]]
+    kept = [text for text in texts if rng.random() < 0.7]
+    lines = ["new twice", *rng.sample(kept, len(kept)), "changed", "empty again", "new twice"]
+    path = folder / "update-new0"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    input = replace(old.inputs[0], path=str(path), size=path.stat().st_size)
+    world = replace(
+        old,
+        inputs=[input, *old.inputs[1:]],
+        documents={**old.documents, input.rel: list(upper.read(input))},
+        known=frozenset(text for text in texts if not text.startswith("empty")),
+        options={"on_input_change": "update"},
+        goes_on=True,
+        older=final_bytes(old.start),
+    )
+    world.start = old.start.after_power_loss("whole", (True,) * 99)
+    return world
+
+
 def new_settings(folder: Path, rng: random.Random, num_steps: int | None = None) -> World:
     """The folder of a finished job, or of one that is being assembled again, with other output settings."""
     seed = rng.random()
@@ -328,6 +356,32 @@ def prepared_rows_not_kept(folder: Path, rng: random.Random) -> World:
     return make("a prepared job whose rows are not kept", folder, rng, tasks=2, config=config)
 
 
+def a_pass(folder: Path, rng: random.Random, **options: Any) -> World:
+    """A finished job whose rows are decoded again; the job itself may run before the pass begins or goes on."""
+    seed, files = rng.random(), options.pop("files", rng.choice([1, 2]))
+    options.setdefault("translates_first", rng.random() < 0.5)
+    name = options.pop("name", "a pass")
+    old = make(name, folder, random.Random(seed), files=files, start=options.get("start", SimFS()))
+    part_way(old.start, old, 1000)
+    older = final_bytes(old.start)
+    options["start"] = old.start.after_power_loss("whole", (True,) * 99)
+    world = make(name, folder, random.Random(seed), files=files, retries=True, goes_on=True, **options)
+    world.older = older
+    return world
+
+
+def a_pass_in_disorder(folder: Path, rng: random.Random) -> World:
+    return a_pass(folder, rng, name="a pass in disorder", disorder=True, files=3)
+
+
+def a_pass_without_links(folder: Path, rng: random.Random) -> World:
+    return a_pass(folder, rng, name="a pass without hard links", start=SimFS(links=False), stale=True, tidy=False)
+
+
+def a_pass_without_lease(folder: Path, rng: random.Random) -> World:
+    return a_pass(folder, rng, name="a pass without a lease", ttl_s=0.0, tidy=False)
+
+
 def without_lease(folder: Path, rng: random.Random) -> World:
     return make("no lease at all", folder, rng, ttl_s=0.0, tidy=False)
 
@@ -350,6 +404,8 @@ EXPLORED: list[tuple[Make, type[Explorer]]] = [
     (no_rows_kept, Explorer),
     (overwrite, Explorer),
     (redo, Explorer),
+    (update, Explorer),
+    (update, Zombies),
     (a_long_row, Explorer),
     (a_damaged_run, Explorer),
     (a_long_row_redone, Explorer),
@@ -378,6 +434,12 @@ EXPLORED: list[tuple[Make, type[Explorer]]] = [
     (beats, Zombies),
     (without_lease, Zombies),
     (new_settings, Zombies),
+    (a_pass, Explorer),
+    (a_pass_in_disorder, Explorer),
+    (a_pass_without_links, Explorer),
+    (a_pass, Erring),
+    (a_pass, Zombies),
+    (a_pass_without_lease, Zombies),
     (prepared, Explorer),
     (prepared_files, Explorer),
     (prepared_no_links, Explorer),

@@ -74,7 +74,7 @@ class LlamaCppEngine(FixedLengthEngine):
         self._cells = 0  # cache cells of each sequence
         self._context: Any = None
         self._batch: Any = None
-        weakref.finalize(self, llama_cpp.llama_model_free, self._model)
+        self._free_model = weakref.finalize(self, llama_cpp.llama_model_free, self._model)
         self._free: weakref.finalize[Any, Any] | None = None  # frees the context and the batch
 
     def _make_context(self, longest: int) -> None:
@@ -107,6 +107,11 @@ class LlamaCppEngine(FixedLengthEngine):
             raise RuntimeError(f"llama.cpp cannot create a context of {self._max_rows} rows")
         self._batch = llama_cpp.llama_batch_init(settings.n_batch, 0, 1)
         self._cells, self._free = cells, weakref.finalize(self, _free, self._context, self._batch)
+
+    def close(self) -> None:
+        if self._free is not None:
+            self._free()
+        self._free_model()
 
     def decode(self, requests: Sequence[Request]) -> list[list[int]]:
         import llama_cpp

@@ -12,7 +12,8 @@ line ending is.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from hymt_batch.formats.row_reader import RowError, not_utf8_message
@@ -54,26 +55,25 @@ class CueText(NamedTuple):
 
 
 class Cue(NamedTuple):
-    """A cue."""
+    """A cue, of any format."""
 
-    times: bytes  # its line with the times
+    read_times: Callable[[], tuple[int, int]]  # returns its start and its end in milliseconds
     texts: tuple[CueText, ...]  # () if it has none; more than one if blank lines divide it
 
-    @property
-    def start_ms(self) -> int:
-        return self._milliseconds(0)
 
-    @property
-    def end_ms(self) -> int:
-        return self._milliseconds(4)
+def read_times(line: bytes) -> tuple[int, int]:
+    """Return start and end of a cue in milliseconds, by its line with the times."""
+    match = TIMES.match(line)
+    assert match is not None
+    groups = match.groups()
+    return _milliseconds(groups[:4]), _milliseconds(groups[4:8])
 
-    def _milliseconds(self, first: int) -> int:
-        """Return a time by the first of its four groups of `TIMES`."""
-        match = TIMES.match(self.times)
-        assert match is not None
-        hours, minutes, seconds, fraction = (group or b"0" for group in match.groups()[first : first + 4])
-        # "1" after the point is a tenth of a second
-        return ((int(hours) * 60 + int(minutes)) * 60 + int(seconds)) * 1000 + int(fraction.ljust(3, b"0"))
+
+def _milliseconds(groups: Sequence[bytes | None]) -> int:
+    """Return a time by its four groups of `TIMES`."""
+    hours, minutes, seconds, fraction = (group or b"0" for group in groups)
+    # "1" after the point is a tenth of a second
+    return ((int(hours) * 60 + int(minutes)) * 60 + int(seconds)) * 1000 + int(fraction.ljust(3, b"0"))
 
 
 def split_lines(data: bytes, start: int) -> list[Line]:
@@ -129,10 +129,14 @@ def _has_number(data: bytes, lines: Sequence[Line], index: int) -> bool:
 
 
 def make_cue(data: bytes, times: Line, texts: Iterable[tuple[int, int]]) -> Cue:
-    """Return a cue with the texts at these offsets."""
-    made = [_make_text(data, start, end) for start, end in texts]
-    # "": nothing but markup
-    return Cue(data[times.start : times.end], tuple([text for text in made if text.text != ""]))
+    """Return a cue with the texts at these offsets, and the times of a line."""
+    return Cue(partial(read_times, data[times.start : times.end]), find_texts(data, texts))
+
+
+def find_texts(data: bytes, ranges: Iterable[tuple[int, int]]) -> tuple[CueText, ...]:
+    """Return the texts at these offsets, each without the markup around it; one of nothing but markup is left out."""
+    made = [_make_text(data, start, end) for start, end in ranges]
+    return tuple([text for text in made if text.text != ""])
 
 
 def _make_text(data: bytes, start: int, end: int) -> CueText:

@@ -48,7 +48,8 @@ def _runs_on(group: Sequence[Cue], cue: Cue) -> bool:
     last, text = _plain_text(group[-1]), _plain_text(cue)
     if not last or not text or len(group) == MAX_CUES:
         return False
-    if not 0 <= cue.start_ms - group[-1].end_ms <= MAX_PAUSE_MS and cue.start_ms != group[-1].end_ms:
+    (start_ms, _), (_, end_ms) = cue.read_times(), group[-1].read_times()
+    if not 0 <= start_ms - end_ms <= MAX_PAUSE_MS:
         return False
     if sum(len(text.text or "") for cue in group for text in cue.texts) + len(text) > MAX_CHARS:
         return False

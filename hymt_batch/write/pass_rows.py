@@ -1,0 +1,113 @@
+"""The rows of the finished passes of a job, which take the place of its own rows when a file is assembled.
+
+A row of a pass counts only for the source that it was decoded from, by its digest. Changes nothing on disk, but may
+move a damaged record to quarantine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from hymt_batch.fs_protocol import Fs
+from hymt_batch.manifest import JobRecord
+from hymt_batch.records import ERROR_STATUSES, HARD_FLAGS, Row, ShardRecord, Status
+from hymt_batch.write.passes import FILE_ID, PassTable
+from hymt_batch.write.row_record import ShardRows
+from hymt_batch.write.state_file import StateFileDamagedError
+
+log = logging.getLogger(__name__)
+
+_DOUBTFUL_STATUSES = frozenset({Status.TRUNCATED, Status.COPIED})
+
+LaterRows = Mapping[int, Sequence[tuple[int, Row]]]
+"""Row index -> its rows in passes, each with the number of the pass, in the order of the passes."""
+
+
+def is_as_good(later: Row, earlier: Row) -> bool:
+    """Return whether the row of a pass takes the place of an earlier one: both as they would be written.
+
+    A row with a usable text is better than a doubtful one, which has a hard flag or the status truncated or copied; and
+    any text is better than an error row. Of two that are equally good, the later one is used.
+    """
+    return _rank(later) >= _rank(earlier)
+
+
+def _rank(row: Row) -> int:
+    if row.status in ERROR_STATUSES:
+        return 0
+    return 1 if row.status in _DOUBTFUL_STATUSES or not HARD_FLAGS.isdisjoint(row.flags) else 2
+
+
+class PassRows:
+    """Reads the rows of the finished passes of a job; keeps one shard of each pass in memory."""
+
+    def __init__(
+        self, fs: Fs, folder: Path, job: JobRecord, refuse_damage: Callable[[str], None] | None = None
+    ) -> None:
+        """Read nothing yet.
+
+        Args:
+            fs: The file system.
+            folder: The output folder.
+            job: The job of the folder.
+            refuse_damage: Raises if rows of a pass are damaged, for a reader that changes nothing. None moves a damaged
+                record to quarantine, and uses the earlier rows.
+        """
+        self._fs, self._folder, self._refuse_damage = fs, folder, refuse_damage
+        self._passes = {job_pass.number: job_pass for job_pass in job.passes}
+        self._tables: dict[int, PassTable | None] = {}  # by number of the pass
+        self._loaded: dict[int, tuple[int, ShardRows | None]] = {}  # number of the pass -> its last shard, with index
+
+    def numbers(self, file_id: str) -> list[int]:
+        """Return the numbers of the passes that have rows of a file."""
+        return [number for number, job_pass in self._passes.items() if file_id in job_pass.files]
+
+    def load(self, file_id: str, shard: ShardRecord) -> LaterRows:
+        """Return the rows of all passes for the rows of a shard.
+
+        Raises:
+            OSError: A record cannot be read. It may be intact.
+        """
+        rows: dict[int, list[tuple[int, Row]]] = {}
+        for number in self.numbers(file_id):
+            table = self._table(number)
+            if table is None:
+                continue
+            for row_index, position in table.rows_of(file_id, shard.first_row, shard.first_row + shard.num_rows):
+                loaded = self._load_shard(table, table.shard_of(position))
+                if loaded is not None and position - loaded.shard.first_row in range(loaded.shard.num_rows):
+                    row = loaded.contents.rows[position - loaded.shard.first_row]
+                    rows.setdefault(row_index, []).append((number, row))
+        return rows
+
+    def _table(self, number: int) -> PassTable | None:
+        if number not in self._tables:
+            table = self._tables[number] = PassTable.open(self._fs, self._folder, self._passes[number])
+            if table is None:
+                self._report_damage(f"the record of pass {number} is missing or damaged")
+        return self._tables[number]
+
+    def _load_shard(self, table: PassTable, index: int) -> ShardRows | None:
+        number = table.record.number
+        if number not in self._loaded or self._loaded[number][0] != index:
+            loaded = table.store.load(FILE_ID, index) if self._refuse_damage is None else _read_shard(table, index)
+            if loaded is None:
+                self._report_damage(f"rows of pass {number} are missing or damaged")
+            self._loaded[number] = index, loaded
+        return self._loaded[number][1]
+
+    def _report_damage(self, what: str) -> None:
+        if self._refuse_damage is not None:
+            self._refuse_damage(what)
+        log.warning("%s: the earlier rows are used", what)
+
+
+def _read_shard(table: PassTable, index: int) -> ShardRows | None:
+    """Read a shard without changing anything; None if it is missing or damaged."""
+    with contextlib.suppress(StateFileDamagedError):
+        if (recorded := table.store.read(FILE_ID, index)) is not None:
+            return ShardRows(recorded[0].shard, recorded[0].counts, recorded[1])
+    return None
