@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 DEFAULT_STATUSES = (Status.EMPTY, Status.GENERATION_ERROR, Status.NON_FINITE, Status.CRASH_QUARANTINED)
 """Rows that were sent to the model and have no translation."""
 
+OF_OUTPUTS = frozenset({"check.min_logprob", "check.codes"})
+"""Settings of a stage of a pass that only shape the files of the whole job."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -85,9 +88,17 @@ def read_settings(job: RetryJob, words: Sequence[str], folder: Path, record: Job
         record: The job of the folder.
 
     Raises:
-        UsageError: The folder does not have the settings of its job.
+        UsageError: The folder does not have the settings of its job, or a setting is not of rows, but of the outputs.
         HymtError: Settings cannot be combined.
     """
+    given = frozenset(word.partition("=")[0].strip() for word in words)
+    if of_outputs := sorted(given & OF_OUTPUTS):
+        raise UsageError(
+            f"{of_outputs[0]} cannot be changed for some rows",
+            why="it belongs to the outputs of the whole job",
+            fix=f"Drop it, or run hymt-batch translate with the settings of the job and {of_outputs[0]}=: it writes "
+            "the files again and decodes nothing.",
+        )
     stored = kept_settings.read(OS_FS.within(folder), folder)
     if stored is None:
         raise UsageError(
@@ -103,7 +114,6 @@ def read_settings(job: RetryJob, words: Sequence[str], folder: Path, record: Job
     stored |= dict.fromkeys(("overwrite", "strict"), False) | {"on_mismatch": "refuse", "on_input_change": "refuse"}
     if job.inputs is not None:
         _set(stored, "source.path", job.inputs)
-    given = frozenset(word.partition("=")[0].strip() for word in words)
     return Settings(_load(stored), _load(_overridden(stored, job, given)), given)
 
 
@@ -122,8 +132,8 @@ def _overridden(stored: JsonDict, job: RetryJob, given: frozenset[str]) -> JsonD
                 value = value[name]
             _set(changed, key, value)
     # what only shapes files is that of the job
-    for key in ("min_logprob", "codes"):
-        changed["check"][key] = stored["check"][key]
+    for key in OF_OUTPUTS:
+        _set(changed, key, stored["check"][key.removeprefix("check.")])
     if not any(key.startswith(("check.stop_", "check=")) for key in given):
         # rows that failed before fail more often, and a row that fails again replaces nothing
         changed["check"]["stop_rate"] = 1.0
