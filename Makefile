@@ -13,9 +13,9 @@ PIP_FLAGS ?= --disable-pip-version-check --quiet
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-random test-kernels test-slurm test-ray test-floor check format faults faults-quick \
-	matrix memory scale draining overhead gpu-counts gpu-wheels gpu-dry-run worker-overhead place-costs straggler small-files \
-	against-engine full-size integrity troubleshooting retrain clean
+.PHONY: help install demo test checks test-random test-kernels test-slurm test-ray test-floor check format faults \
+	faults-quick matrix memory scale draining overhead gpu-counts gpu-wheels gpu-dry-run worker-overhead place-costs \
+	straggler cluster-scale small-files against-engine full-size integrity troubleshooting retrain clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -128,6 +128,9 @@ overhead: install ## measure the time that the job spends outside the model
 worker-overhead: install ## measure the processor time of a row in the process that feeds 8 workers (simulated GPUs)
 	$(BIN)/python -m tests.campaigns.worker_overhead
 
+cluster-scale: install ## simulate jobs on up to 4,096 GPUs and 10^11 rows, and draw docs/scale.svg
+	$(BIN)/python -m tests.campaigns.cluster_scale --svg docs/scale.svg
+
 straggler: install ## compare the time of 200 shards on 4 workers (one slow, two die) with an ideal schedule (simulated time)
 	$(BIN)/python -m tests.campaigns.straggler --seed $(SEED) --size $(or $(SIZE),200)
 
@@ -145,6 +148,9 @@ full-size: install ## load the 1.8B shape with random weights on the CPU, and co
 
 integrity: install ## test twelve corruptions of a model folder, and compare with from_pretrained
 	$(BIN)/python -m tests.campaigns.integrity
+
+checks: install ## measure how well the checks find faults, and what they cost (DATA=folder of NTREX-128, ROWS=1000)
+	$(BIN)/python -m tests.campaigns.checks $(if $(DATA),--data $(DATA)) --rows $(or $(ROWS),1000)
 
 troubleshooting: install ## generate docs/troubleshooting.md from the catalogue of failures
 	$(BIN)/python -m hymt_batch.doctor.catalogue > docs/troubleshooting.md

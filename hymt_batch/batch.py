@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hymt_batch.errors import ConfigError
-from hymt_batch.records import PLAN_VERSION, Document, Part, Prompt, Rejection, Shard
+from hymt_batch.records import PLAN_VERSION, Document, Part, Prompt, Rejection, Row, Shard
 from hymt_batch.setting import Environment, Identity
 
 
@@ -96,6 +96,7 @@ def plan_parts(
     rejections: Mapping[int, Rejection],
     part_limits: PartLimits,
     max_new_tokens: Callable[[Prompt], int] = lambda prompt: 0,
+    known: Mapping[int, Row] | None = None,
 ) -> list[Part]:
     """Cut a shard into parts.
 
@@ -105,13 +106,16 @@ def plan_parts(
         rejections: Document index -> why this row is not sent to the model.
         part_limits: Maximum rows and source tokens of a part; a part of one row may exceed the token limit.
         max_new_tokens: Returns the limit of new tokens of a segment, by which long rows are divided.
+        known: Document index -> the row that an earlier version of the file has for it; it is not decoded.
 
     Returns:
-        Parts in decoding order: longest rows first, then rows without prompts, then rows that are divided.
+        Parts in decoding order: longest rows first, then rows that are not decoded, then rows that are divided.
     """
+    known = known or {}
     by_document: dict[int, list[Prompt]] = defaultdict(list)
     for prompt in prompts:
-        by_document[prompt.segment.document_index].append(prompt)
+        if prompt.segment.document_index not in known:
+            by_document[prompt.segment.document_index].append(prompt)
     duplicates = _group_duplicates(shard.documents, by_document, part_limits.plan)
     without_prompts = [index for index in range(len(shard.documents)) if index not in by_document]
     divided = _divide({index: by_document[index] for index in duplicates}, part_limits, max_new_tokens)
@@ -141,6 +145,7 @@ def plan_parts(
                     if shard.documents[copy].text != shard.documents[original].text
                 },
                 rejections={row: rejections[row] for row in rows if row in rejections} if rejections else {},
+                known={row: known[row] for row in rows if row in known} if known else {},
                 run_lengths=divided.get(decoded[0], ()) if decoded else (),
             )
         )

@@ -15,7 +15,7 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -219,6 +219,11 @@ def file_state_folder(folder: Path, file_id: str) -> Path:
     return folder.joinpath(".hymt", f"f{file_id}")  # one call is faster than a join for each name
 
 
+def closed_state_folder(folder: Path, file_id: str) -> Path:
+    """Return where the state of a published file is while a new version of the file is made; see closed_rows.py."""
+    return state_folder(folder) / f"c{file_id}"
+
+
 @functools.lru_cache(maxsize=64)
 def translated_path(folder: Path, out_rel: str) -> Path:
     return folder.joinpath("translated", out_rel)
@@ -249,6 +254,16 @@ def published_folders(folder: Path, inputs: Iterable[Input]) -> set[Path]:
 
 
 @dataclass(frozen=True, slots=True)
+class FileChanges:
+    """What the last update of a job changed, by `Input.rel`; see `write/update.py`."""
+
+    after: str = ""  # sha256 of the manifest that the update found; "" if the job was not finished
+    new: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    retired: tuple[str, ...] = ()  # files that are no inputs any more
+
+
+@dataclass(frozen=True, slots=True)
 class JobPass:
     """A finished pass of a job: rows that were decoded again, see `write/passes.py`. Its rows are in its own folder."""
 
@@ -274,6 +289,8 @@ class JobRecord:
     replaced_paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # file id -> earlier `out_rel`s
     formats: tuple[str, ...] = ()  # formats that were looked for without source.format; () if none were recorded
     units: tuple[str, ...] = ()  # first file (`Input.rel`) of each unit; () if each file is decoded by itself
+    changes: FileChanges | None = None  # of the last update; None if there was none
+    earlier: tuple[JsonDict, ...] = ()  # identities that the job had before it took other settings (on_mismatch=keep)
     passes: tuple[JobPass, ...] = ()  # finished ones, in order
 
     def passes_of(self, file_id: str) -> list[int]:
@@ -326,6 +343,10 @@ def _encode_job(job: JobRecord) -> bytes:
         value["output_settings"] = job.output_settings
     if job.replaced_settings:
         value["replaced"] = {"output_settings": list(job.replaced_settings), "paths": dict(job.replaced_paths)}
+    if job.changes is not None:
+        value["changes"] = asdict(job.changes)
+    if job.earlier:
+        value["earlier"] = list(job.earlier)
     if job.passes:
         value["passes"] = [_encode_pass(job_pass) for job_pass in job.passes]
     return seal(value)
@@ -377,10 +398,17 @@ def read_job(fs: Fs, folder: Path) -> JobRecord:
             {str(file_id): tuple(map(str, names)) for file_id, names in replaced["paths"].items()},
             tuple(map(str, value.get("formats", ()))),
             tuple(map(str, value.get("units", ()))),
-            tuple(map(_read_pass, value.get("passes", ()))),
+            changes=_read_changes(value["changes"]) if "changes" in value else None,
+            earlier=tuple(dict(identity) for identity in value.get("earlier", ())),
+            passes=tuple(map(_read_pass, value.get("passes", ()))),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise StateDamagedError("it lacks fields that every job has") from None
+
+
+def _read_changes(value: JsonDict) -> FileChanges:
+    names = {name: tuple(map(str, value[name])) for name in ("new", "changed", "retired")}
+    return FileChanges(str(value["after"]), **names)
 
 
 def _encode_input(input: Input) -> JsonDict:

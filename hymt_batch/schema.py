@@ -28,6 +28,7 @@ from hymt_batch.segment import SegmentConfig
 from hymt_batch.setting import Identity, Operation
 from hymt_batch.shard import ShardConfig
 from hymt_batch.source.settings import SourceConfig
+from hymt_batch.tracking.settings import TrackingConfig
 from hymt_batch.write.settings import WriteConfig
 
 MAX_PART_S = 300.0
@@ -37,6 +38,7 @@ class OnMismatch(Enum):
     """What to do if the folder's job was started with other settings."""
 
     refuse = "refuse"
+    keep = "keep"
     fork = "fork"
 
 
@@ -45,7 +47,13 @@ class OnInputChange(Enum):
 
     refuse = "refuse"
     redo = "redo"
+    update = "update"
     fork = "fork"
+
+    @property
+    def is_accepted(self) -> bool:
+        """True if changed inputs are translated again in the same folder."""
+        return self in (OnInputChange.redo, OnInputChange.update)
 
 
 class BenchDtype(Enum):
@@ -102,6 +110,7 @@ class TranslateJob(PipelineJob):
 
     tgt_lang: Identity[str]
     shard: ShardConfig = field(default_factory=ShardConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
         self.model.check_translates()
@@ -346,6 +355,11 @@ class CompareJob:
 
 
 @dataclass(kw_only=True, slots=True)
+class ReportJob(InspectJob):
+    """Settings of `hymt-batch report`; documented in conf/report.yaml."""
+
+
+@dataclass(kw_only=True, slots=True)
 class LanguagesJob:
     """Settings of `hymt-batch languages`; documented in conf/languages.yaml."""
 
@@ -371,6 +385,7 @@ JOBS: dict[str, type] = {
     "status": StatusJob,
     "verify": VerifyJob,
     "evaluate": EvaluateJob,
+    "report": ReportJob,
     "compare": CompareJob,
     "languages": LanguagesJob,
     "formats": FormatsJob,

@@ -22,7 +22,7 @@ from hymt_batch.model import detect_devices, prepare
 from hymt_batch.records import plural
 from hymt_batch.run import preparation
 from hymt_batch.run.plan import Plan, open_inputs, open_output
-from hymt_batch.run.reporter import Reporter
+from hymt_batch.run.reporter import Reporter, format_duration
 from hymt_batch.shard import format_units
 from hymt_batch.source import stream
 from hymt_batch.write import shard_plan
@@ -63,9 +63,9 @@ def prepare_shards(job: PrepareJob) -> str:
         job = replace(job, batch=preparation.longer_parts(job.batch, model, job.part_s))
         plan = Plan.resolve(job, model)
         earlier = None if job.overwrite else shard_plan.read_if_any(OS_FS, folder_of(job))
-        if earlier is not None and job.on_input_change.value == "redo":
+        if earlier is not None and job.on_input_change.is_accepted:
             raise ConfigError(
-                f"on_input_change=redo does not go with {folder_of(job)}, which is prepared already",
+                f"on_input_change={job.on_input_change.value} does not go with {folder_of(job)}, which is prepared",
                 why="it would remove the plan by which the tasks work",
                 fix="Drop it to go on with this plan. For a changed input, set overwrite=true to start over, or "
                 "name=ANOTHER for a second job.",
@@ -74,7 +74,7 @@ def prepare_shards(job: PrepareJob) -> str:
         with open_output(job, plan, inputs, stop, tasks) as output:
             if output.is_complete:
                 return f"{output.folder} is complete: nothing is left to translate"
-            _, of_folder = plan.of_folder(job, output.identity)
+            _, of_folder = plan.of_folder(job, output.identity, has_measures=output.has_measures)
             if earlier is not None and of_folder.part_limits != plan.part_limits:
                 raise preparation.other_plan_error(output.folder, "its parts have other sizes (devices=, part_s=)")
             inputs.plan_version = of_folder.part_limits.plan
@@ -85,7 +85,7 @@ def prepare_shards(job: PrepareJob) -> str:
                 shard_plan.write(output.fs, output.folder, made)
             else:
                 preparation.check_same(made, earlier, output.folder)
-            return describe(job, made, was_prepared=earlier is not None)
+            return describe(job, made, model, was_prepared=earlier is not None)
 
 
 def folder_of(job: PrepareJob) -> Path:
@@ -100,7 +100,7 @@ def prepare_for_workers(job: PrepareJob) -> PreparedModel:
     return prepare.prepare_model(job.model, job.device_map, job.launch.num_threads, find)
 
 
-def describe(job: PrepareJob, plan: ShardPlan, *, was_prepared: bool) -> str:
+def describe(job: PrepareJob, plan: ShardPlan, model: PreparedModel, *, was_prepared: bool) -> str:
     """Return the plan as text: its shards, for what it was resolved, what reading costs, and the next commands."""
     folder = folder_of(job)
     per_task = job.shard.per_task
@@ -112,6 +112,12 @@ def describe(job: PrepareJob, plan: ShardPlan, *, was_prepared: bool) -> str:
         f"  for       {plan.devices['device']}, {plan.devices['dtype']}",
         f"  tasks     {format_units(range(num_tasks))}{each}",
     ]
+    time = preparation.estimate_task(plan, model, per_task)
+    if time.loads_too_often and num_tasks > 1:
+        lines.append(
+            f"  loading   by a rough estimate, a task works {format_duration(time.work_s)} and loads for "
+            f"{format_duration(time.load_s)}: with shard.per_task={time.min_per_task}, loading takes less than 5 %"
+        )
     for cost in preparation.costly_files(plan)[:MAX_LISTED]:
         lines.append(
             f"  reading   {cost.rel} can only be read from its start: each of its {cost.num_shards} shards reads "

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from hymt_batch import manifest, sanitize, signals
 from hymt_batch.cli import validate
 from hymt_batch.doctor import preflight
-from hymt_batch.errors import ExitCode, HymtError, IdentityError, MissingError, PreflightError, UsageError
+from hymt_batch.errors import ExitCode, HymtError, MissingError, PreflightError, UsageError
 from hymt_batch.fs import OS_FS
 from hymt_batch.launch.registry import Target
 from hymt_batch.records import Shard
@@ -223,13 +223,10 @@ class Retry:
         """Return the pass that was stopped; None if there is none, or overwrite=true drops it."""
         number = passes.next_number(output.job_record)
         try:
-            found = None if self.job.overwrite else passes.read(output.fs, output.folder, number)
+            return None if self.job.overwrite else passes.read(output.fs, output.folder, number)
         except manifest.StateDamagedError as damage:
             log.warning("pass %d: its record is damaged (%s): its rows are selected again", number, damage)
             return None
-        if found is not None and found.job_identity_sha256 != output.job_record.identity_sha256:
-            raise IdentityError(f"pass {number} of {output.folder} is of another job", fix="Set overwrite=true.")
-        return found
 
     def begin_pass(self, output: Output, plan: Plan, selected: SelectedRows) -> PassRecord:
         """Write which rows a new pass has; from then on, the same command goes on with them."""
@@ -237,7 +234,6 @@ class Retry:
         criteria = retry_pass.criteria_of(self.job)
         record = PassRecord(
             number,
-            output.job_record.identity_sha256,
             manifest.json_roundtrip(plan.identity),
             manifest.json_roundtrip(plan.environment),
             tuple(sorted(criteria.statuses)),

@@ -31,7 +31,7 @@ from hymt_batch.records import Part, PreparedShard, Shard
 from hymt_batch.run import error_advice, kept_settings, run_status, stderr_capture, stdin_job
 from hymt_batch.run import executor as executors  # `executor` and `task` are variables below
 from hymt_batch.run import task as tasks
-from hymt_batch.run.commit_result import commit_divided_row, commit_result
+from hymt_batch.run.commit_result import commit_divided_row, commit_known, commit_result
 from hymt_batch.run.executor import OpenExecutor
 from hymt_batch.run.finish import close_folder, finish, result_code
 from hymt_batch.run.kept_model import KeptModel, prepare_of
@@ -81,7 +81,7 @@ def translate(
         ):
             # an earlier version or another machine may have created the folder: its job keeps its `auto` values
             kept_settings.save(output.fs, output.folder, job, was_complete=output.is_complete)  # for `retry`
-            job, plan = plan.of_folder(job, output.identity)
+            job, plan = plan.of_folder(job, output.identity, has_measures=output.has_measures)
             # the version of its plan too: the inputs were opened before a fork chose the folder
             inputs.plan_version = plan.part_limits.plan
             inputs.keep_in(output.folder)  # what was stored is linked there
@@ -125,7 +125,7 @@ def translate_shards(
         tasks.check_hardware(task.plan, model)
         plan = Plan.resolve(job, model)
         with tasks.open_task_output(job, plan, inputs, task) as output:
-            job, plan = plan.of_folder(job, output.identity)
+            job, plan = plan.of_folder(job, output.identity, has_measures=output.has_measures)
             stop.on_exit(output.close)
             if not output.is_complete:
                 reporter.log_to(tasks.log_folder(output.folder, task))
@@ -201,10 +201,14 @@ def pending_units(
                 continue
             # batch: what is committed together
             shard, prompts, rejections = prepared.shard, prepared.prompts, prepared.rejections
-            parts = batch.plan_parts(shard, prompts, rejections, plan.part_limits, max_new_tokens)
+            known = output.find_known(shard, prompts)  # in the earlier version of the file
+            parts = batch.plan_parts(shard, prompts, rejections, plan.part_limits, max_new_tokens, known.rows)
             monitor.add_shard(shard, parts)
             for part in parts:
                 if output.has(part):  # decoded from exactly these rows; raises if the input changed
+                    monitor.skip_part(part)
+                elif part.known:
+                    commit_known(output, part, known)
                     monitor.skip_part(part)
                 elif part.run_lengths:
                     divided.append(part)

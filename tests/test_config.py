@@ -375,7 +375,7 @@ def test_stdin_cannot_be_swept() -> None:
 
 def test_a_preset_without_a_name_keeps_the_name_of_the_input() -> None:
     job = load("preset=nightly", "source.path=2026-01-02.txt", "tgt_lang=fr")
-    assert (job.name, job.on_input_change, job.strict) == ("2026-01-02", schema.OnInputChange.refuse, True)
+    assert (job.name, job.on_input_change, job.strict) == ("2026-01-02", schema.OnInputChange.update, True)
 
 
 def test_a_tilde_is_the_home_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ JOBS = {
     "verify": ["verify", "name=语料"],
     "compare": ["compare", "name=语料", "format=json"],
     "evaluate": ["evaluate", "name=语料", "references=语料.txt"],
+    "report": ["report", "name=语料"],
     "prepare": ["prepare", "source.path=语料.txt", "tgt_lang=fr", "--cfg", "job"],
     "missing": ["missing", "name=语料", "--cfg", "job"],
     "merge": ["merge", "name=语料", "--cfg", "job"],
@@ -260,7 +261,9 @@ def test_a_working_directory_that_was_removed(job: str, finished: Path, tmp_path
         word.replace("=", f"={finished}/", 1) if word.startswith(("source.path=", "references=")) else word
         for word in JOBS[job]
     ]
-    output_dir = [f"output_dir={finished}/outputs"] if job in ("status", "verify", "evaluate", "compare") else []
+    output_dir = (
+        [f"output_dir={finished}/outputs"] if job in ("status", "verify", "evaluate", "compare", "report") else []
+    )
     assert run([*COMMAND, *words, *output_dir], tmp_path, before=GONE).returncode == 0
     if output_dir:
         refused = run([*COMMAND, *words], tmp_path, before=GONE)

@@ -26,7 +26,7 @@ LIBRARY = ROOT / "hymt_batch"
 BASE = (
     "records.py errors.py languages.py setting.py byte_size.py fs.py fs_protocol.py storage_error.py child_process.py"
 )
-STAGES = "source/ segment.py prompt.py batch.py model/ device_map/ decode/ check/ write/ launch/ shard.py"
+STAGES = "source/ segment.py prompt.py batch.py model/ device_map/ decode/ check/ write/ launch/ shard.py tracking/"
 
 RULES = {
     "jobs/__main__.py": "config.py schema.py cli/ launch/ write/sweep_points.py errors.py sanitize.py severity.py "
@@ -34,8 +34,8 @@ RULES = {
     # the settings of a pass are complete only when those of the job are known
     "jobs/retry.py": f"cli/validate.py run/ doctor/ {STAGES} schema.py manifest.py sanitize.py severity.py "
     f"signals.py {BASE}",
-    "jobs/": f"run/ doctor/ bench/ evaluate/ plan_report.py prompt_end.py {STAGES} formats/ schema.py manifest.py "
-    f"sanitize.py signals.py streams.py {BASE}",
+    "jobs/": f"run/ report/ doctor/ bench/ evaluate/ plan_report.py prompt_end.py {STAGES} formats/ schema.py "
+    f"manifest.py sanitize.py signals.py streams.py {BASE}",
     "file_units.py": f"formats/ {BASE}",
     "plan_report.py": "run/reporter.py device_map/ prompt_end.py records.py sanitize.py errors.py",
     "prompt_end.py": "prompt.py",
@@ -43,7 +43,9 @@ RULES = {
     "run/worker_pool.py": f"doctor/explain.py schema.py signals.py {STAGES} {BASE}",  # and why it fails at first
     "run/worker.py": f"doctor/explain.py schema.py {STAGES} {BASE}",
     "run/replica.py": f"code_prompt.py schema.py {STAGES} {BASE}",
+    "run/finish.py": f"report/job_report.py schema.py signals.py {STAGES} {BASE}",
     "run/": f"{STAGES} formats/ file_units.py schema.py manifest.py sanitize.py signals.py streams.py {BASE}",
+    "report/": f"run/log_file.py evaluate/store.py source/ check/ write/ formats/ manifest.py sanitize.py {BASE}",
     "doctor/": f"{STAGES} formats/ prompt_end.py schema.py {BASE}",
     "evaluate/": f"run/finished_rows.py source/ write/ formats/ manifest.py {BASE}",
     "bench/": f"decode/ model/ device_map/ {BASE}",
@@ -68,15 +70,17 @@ RULES = {
     "decode/": f"model/ device_map/placement.py {BASE}",
     "model/": f"device_map/ {BASE}",
     "device_map/": BASE,
-    "check/": f"codes.py {BASE}",
+    "check/": f"codes.py cut.py sent_key.py {BASE}",
     "write/lease_holder.py": "launch/registry.py",  # whether a scheduler started the holder again
-    "write/": f"formats/ file_units.py manifest.py pretty_json.py sanitize.py shard.py {BASE}",
+    "write/": f"formats/ file_units.py manifest.py pretty_json.py sanitize.py sent_key.py shard.py {BASE}",
+    "tracking/": BASE,
     "launch/registry.py": "",
     "launch/ray_cluster.py": f"shard.py sanitize.py signals.py {BASE}",  # it runs as long as the job
     "launch/": f"shard.py {BASE}",
     "formats/": "records.py errors.py languages.py fs.py fs_protocol.py",
     "manifest.py": "pretty_json.py records.py fs.py fs_protocol.py",
     "codes.py": "records.py",
+    "sent_key.py": "records.py",
     "cut.py": "records.py",
     "blank.py": "records.py",
     "signals.py": "errors.py",
@@ -118,6 +122,8 @@ HEAVY = {
     "pyarrow": "formats/parquet/ formats/bytestream.py formats/compressed_stream.py source/hub.py",
     "numpy": "check/loops.py bench/baselines/llama.py evaluate/bootstrap.py",
     "sacrebleu": "evaluate/metrics.py",
+    "py3langid": "check/language_id.py",
+    "mlflow": "tracking/mlflow_server.py",
     "triton": "decode/kernels/triton_source.py",
     "llama_cpp": "bench/baselines/llama.py",
     "gguf": "bench/baselines/gguf_file.py",

@@ -13,13 +13,13 @@ import pytest
 
 from hymt_batch import code_prompt, prompt
 from hymt_batch.check import ladder, retry
-from hymt_batch.check.settings import CODE_STEPS, CheckConfig
+from hymt_batch.check.settings import CODE_STEPS, CheckConfig, RetryConfig
 from hymt_batch.code_prompt import CodePrompts
 from hymt_batch.codes import SourceCodes, find_codes
 from hymt_batch.decode.request import Completion, Request
 from hymt_batch.errors import ConfigError
 from hymt_batch.prompt import PromptConfig
-from hymt_batch.records import FormatCodes, Prompt, Segment, Translation
+from hymt_batch.records import FIRST, Attempt, FormatCodes, Prompt, Segment, Translation
 from tests.fakes.job import Job, translate_with
 from tests.fakes.model import Bytes
 
@@ -39,9 +39,9 @@ def climb(
     usual = Prompt(segment, "a#1", ids, len(source), tgt, "en", (before, after))
     sent: list[tuple[str, int]] = []
 
-    def decode(prompts: Sequence[Prompt], attempts: Sequence[int]) -> list[Translation]:
+    def decode(prompts: Sequence[Prompt], attempts: Sequence[Attempt]) -> list[Translation]:
         translations = []
-        for each, attempt in zip(prompts, attempts or [0] * len(prompts), strict=True):
+        for each, (attempt, _) in zip(prompts, attempts or [FIRST] * len(prompts), strict=True):
             turn = bytes(each.ids[1:-1]).decode()
             sent.append((turn, attempt))
             translations.append(Translation(each, answer(turn, attempt), "stop", attempt=attempt))
@@ -108,7 +108,7 @@ def test_the_best_translation_is_kept_and_never_the_worse_of_two() -> None:
 
 
 def test_max_attempts_says_how_many_seeds_are_tried() -> None:
-    translation, sent = climb(TEXT, lambda turn, attempt: "", CheckConfig(max_attempts=4))
+    translation, sent = climb(TEXT, lambda turn, attempt: "", CheckConfig(retry=RetryConfig(max_attempts=4)))
     assert translation.tries == ("format_prompt", "plain", "retry", "retry", "retry", "without_codes")
     assert [attempt for _, attempt in sent] == [0, 0, 1, 2, 3, 0]
     assert translation.flags == ("empty",)

@@ -362,7 +362,7 @@ def test_what_cannot_be_retried_is_refused_and_changes_nothing(job: Folder, caps
         "decode.temperature=0.5": "has no effect with decode.method=greedy",
         "segment.max_tokens=5000": "leaves too little room",
         "check.codes=true": "check.codes cannot be changed for some rows",
-        "check.min_logprob=-1": "check.min_logprob cannot be changed for some rows",
+        "check.flag.min_logprob=-1": "check.flag.min_logprob cannot be changed for some rows",
     }.items():
         assert job.retry(word) in (2, 6), word
         assert reason in capsys.readouterr().err, word
@@ -389,6 +389,14 @@ def test_standard_input_of_the_job_is_not_read_again(job: Folder, monkeypatch: p
     job.decoder.healed = {"fail"}
     assert job.retry() == 0
     assert job.lines("stdin.txt") == ["ONE", "FAIL TWO"]
+
+
+def test_too_many_error_rows_point_to_retry(job: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(job.folder / "in.txt", "one", "fail two")
+    assert job.translate(source, "check.max_error_rate=0.1") == 10
+    assert f"hymt-batch retry name=job output_dir={job.folder / 'out'}, with another model=" in capsys.readouterr().err
+    assert job.retry() == 10  # it failed again, and the limit is that of the job
+    assert job.retry("check.max_error_rate=1") == 0
 
 
 def test_moved_inputs_are_named(job: Folder, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from hymt_batch import config, manifest
 from hymt_batch.errors import ConfigError
 from hymt_batch.fs import OS_FS
-from hymt_batch.run import stored_settings
+from hymt_batch.run import preparation, stored_settings
 from hymt_batch.shard import ShardConfig, format_units, parse_units
 from hymt_batch.write import claim, lease_holder, shard_plan
 from hymt_batch.write.attempts import AttemptMarkers
@@ -145,6 +146,43 @@ def test_parts_have_the_sizes_of_the_machines_that_translate(cluster: Cluster, m
     on_gpu = manifest.read_job(OS_FS, cluster.out / "job").identity["batch"]["part_tokens"]
     assert on_gpu > 2000 * 20  # more than a CPU does in 20 s
     assert (cluster.plan().devices["on_gpu"], cluster.plan().devices["simulated"]) == (True, ["80GiB"])
+
+
+def test_the_demo_model_is_prepared_for_the_gpus_of_the_tasks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in.txt").write_text("a\nb\n")
+    job = [f"source.path={tmp_path / 'in.txt'}", f"output_dir={tmp_path}", "name=n", "tgt_lang=fr", "model=demo"]
+    job += ["device_map=replicate", "batch.shard_rows=1"]
+    assert front.main(["prepare", *job, "devices=[80GiB]"]) == 0
+    assert shard_plan.read(OS_FS, tmp_path / "n").devices["dtype"] == "bfloat16"
+    capsys.readouterr()
+    assert front.main(["translate", *job, "shard.index=0"]) == 3, "this machine has no such GPU"
+    assert "in bfloat16; on this machine" in capsys.readouterr().err
+    assert front.main(["prepare", *job, "devices=[cpu:64GiB]", "overwrite=true"]) == 0
+    assert shard_plan.read(OS_FS, tmp_path / "n").devices["dtype"] == "float32"
+    assert front.main(["translate", *job, "shard.index=0-1"]) == 0
+    assert front.main(["merge", f"output_dir={tmp_path}", "name=n"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "num_units", "per_task", "loads_too_often", "min_per_task"),
+    [
+        (32768 * 40 * 100, 100, 1, True, 2),  # 32,768 rows of 40 bytes each: 640 s of work, 34 s to load
+        (32768 * 40 * 100, 100, 2, False, 2),
+        (32768 * 4000 * 100, 100, 1, False, 1),
+        (100, 2, 1, True, 2),  # there is not more
+        (0, 0, 1, True, 1),
+    ],
+)
+def test_prepare_says_how_many_shards_make_up_for_loading(
+    num_bytes: int, num_units: int, per_task: int, loads_too_often: bool, min_per_task: int
+) -> None:
+    shards = [SimpleNamespace(start=0, end=num_bytes)] if num_units else []
+    plan: Any = SimpleNamespace(files=[SimpleNamespace(shards=shards)], num_rows=num_bytes // 40, num_units=num_units)
+    of_7b: Any = SimpleNamespace(num_parameters=7_500_000_000, dtype_bytes=2, on_gpu=True)
+    time = preparation.estimate_task(plan, of_7b, per_task)
+    assert (time.loads_too_often, time.min_per_task) == (loads_too_often, min_per_task)
 
 
 def test_source_limit_counts_rows_over_all_shards(cluster: Cluster) -> None:
@@ -418,7 +456,7 @@ def test_a_merge_needs_no_settings_but_those_of_the_plan(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    more = ["source.path=in", "write=jsonl", "write.meta_field=about", "check.min_logprob=-3"]
+    more = ["source.path=in", "write=jsonl", "write.meta_field=about", "check.flag.min_logprob=-3"]
     assert cluster.prepare(*more) == 0
     assert cluster.task("0-4", *more) == 0
     (tmp_path / "elsewhere").mkdir()

@@ -8,20 +8,26 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from hymt_batch.check.checks import FAILURE_STATUSES
+from hymt_batch.check import language_id
+from hymt_batch.check.checks import FAILURE_STATUSES, derive
+from hymt_batch.check.measures import worst
+from hymt_batch.check.pair import words_of
 from hymt_batch.check.put_back import put_back
-from hymt_batch.check.settings import CheckConfig
+from hymt_batch.check.settings import CheckConfig, OnFail
 from hymt_batch.codes import SourceCodes
 from hymt_batch.records import (
     LINE_BREAKS,
     Document,
+    Measures,
     Part,
+    Prompt,
     Row,
     Segment,
     Status,
     Translation,
     has_line_break,
 )
+from hymt_batch.sent_key import sent_key
 
 _ENDING_FLAGS = frozenset({"control_token", "empty", "truncated"})
 _LINE_BREAK = re.compile(rf"\r\n|[{LINE_BREAKS}]")  # "\r\n" is one line break
@@ -35,7 +41,7 @@ def assemble_rows(
     """Assemble one row for each document of the part, with its text as the model gave it; see `shape_row`.
 
     Args:
-        part: The documents, which of them are copies of others, and which were not sent to the model.
+        part: The documents: which of them are copies of others, which are known already, and which were not sent.
         translations: One flagged translation for each prompt of the part.
         join: Joins the texts of one document's segments for a target language.
 
@@ -45,10 +51,15 @@ def assemble_rows(
     by_document: dict[int, list[Translation]] = {}
     for translation in translations:
         by_document.setdefault(translation.prompt.segment.document_index, []).append(translation)
+    prompts: dict[int, list[Prompt]] = {}  # as planned; a translation may have another one, of the code ladder
+    for prompt in part.prompts:
+        prompts.setdefault(prompt.segment.document_index, []).append(prompt)
     rows: list[Row] = []
     for index in part.document_indices:
         document = part.shard.documents[index]
-        if (rejection := part.rejections.get(index)) is not None:
+        if (known := part.known.get(index)) is not None:
+            rows.append(replace(known, row_index=document.row_index, digest=document.digest))
+        elif (rejection := part.rejections.get(index)) is not None:
             rows.append(Row(document.row_index, document.digest, rejection.status, "", message=rejection.message))
         elif document.status is not Status.OK:
             rows.append(Row(document.row_index, document.digest, document.status, "", message=document.message))
@@ -58,7 +69,8 @@ def assemble_rows(
                 len(of_row) == 1 and of_row[0].finish_reason == "stop" and not (of_row[0].flags or of_row[0].tries)
             )
             assemble = _assemble_plain_row if is_plain else _assemble_row
-            rows.append(assemble(document, of_row, own_segments, join, is_copy=original != index))
+            key = sent_key(document, prompts[original], own_segments) if original in prompts else b""
+            rows.append(assemble(document, of_row, own_segments, join, key, is_copy=original != index))
         else:
             rows.append(Row(document.row_index, document.digest, Status.OK, "", ("blank",), attempts=0))
     return rows
@@ -69,6 +81,7 @@ def _assemble_row(
     translations: Sequence[Translation],
     segments: Sequence[Segment] | None,
     join: Callable[[Sequence[Segment], Sequence[str], str], str],
+    key: bytes,
     *,
     is_copy: bool,
 ) -> Row:
@@ -117,6 +130,8 @@ def _assemble_row(
             (value for t in translations if (value := _if_finite(t.mean_logprob)) is not None), default=None
         ),
         tries=() if is_copy else _count_tries(translations),
+        measures=worst([translation.measures for translation in translations]),
+        key=key,
     )
 
 
@@ -125,6 +140,7 @@ def _assemble_plain_row(
     translations: Sequence[Translation],
     segments: Sequence[Segment] | None,
     join: Callable[[Sequence[Segment], Sequence[str], str], str],
+    key: bytes,
     *,
     is_copy: bool,
 ) -> Row:
@@ -140,6 +156,8 @@ def _assemble_plain_row(
         num_source_tokens=prompt.num_source_tokens,
         num_new_tokens=0 if is_copy else translation.num_new_tokens,
         mean_logprob=_if_finite(translation.mean_logprob),
+        measures=translation.measures,
+        key=key,
     )
 
 
@@ -152,7 +170,7 @@ def _if_finite(logprob: float | None) -> float | None:
     return logprob if logprob is not None and math.isfinite(logprob) else None
 
 
-def shape_row(document: Document, row: Row, one_line: bool, config: CheckConfig) -> Row:
+def shape_row(document: Document, row: Row, one_line: bool, config: CheckConfig, tgt_lang: str | None = None) -> Row:
     """Return a row as it is written: with the flags that its measurements and the output format give it.
 
     Args:
@@ -160,18 +178,58 @@ def shape_row(document: Document, row: Row, one_line: bool, config: CheckConfig)
         row: The row as it was committed. Versions before 0.2 committed rows that were shaped already; these stay equal.
         one_line: True if the output holds each row on one line: a line break in a translation becomes one space.
         config: The thresholds of the flags.
+        tgt_lang: Target language of the job; None to identify no language.
     """
     if row.text and (document.keeps_codes or config.codes):
         row = _with_codes(document, row)
+    measures = _identified(document, row, config, tgt_lang)
+    if row.text and (derived := derive(measures, row.mean_logprob, config.flag, config.flag.flags)):
+        row = _with_derived(row, derived)
+    if config.on_fail is not OnFail.keep and row.text:
+        row = _if_failed(document, row, config)
     text, flags = row.text, row.flags
-    if config.min_logprob is not None and row.mean_logprob is not None and row.mean_logprob < config.min_logprob:
-        flags = _with_low_logprob(flags)
     if one_line and has_line_break(text):
         text = join_lines(text)
         flags = (*flags, "line_break")
     elif text and not one_line and _count_line_breaks(text) != _count_line_breaks(document.text or ""):
         flags = flags if "line_breaks" in flags else (*flags, "line_breaks")
     return row if flags is row.flags else replace(row, text=text, flags=flags)
+
+
+def _identified(document: Document, row: Row, config: CheckConfig, tgt_lang: str | None) -> Measures:
+    """Return the measurements of a row, with that of its language if the row is in the sample of check.flag."""
+    code, share = document.tgt_lang or tgt_lang, config.flag.identify_share
+    if not (share and code and row.text and row.num_source_tokens) or "wrong_language" not in config.flag.flags:
+        return row.measures
+    own = tuple(pair for pair in row.measures if pair[0] != "language")  # that of segments is for second tries
+    if not language_id.is_sampled(document.id, share) or not (margin := language_id.margin(words_of(row.text), code)):
+        return own
+    return (*own, ("language", margin))
+
+
+def _with_derived(row: Row, derived: list[str]) -> Row:
+    """Return a row with the flags that its measurements give it."""
+    if "codes_moved" in row.flags:
+        derived = [flag for flag in derived if flag != "urls"]  # what was lost is back
+    added = [flag for flag in derived if flag not in row.flags and flag != "low_logprob"]
+    flags = (*row.flags, *added)
+    if "low_logprob" in derived and "low_logprob" not in flags:
+        flags = _with_low_logprob(flags)
+    return row if flags == row.flags else replace(row, flags=flags)
+
+
+def _if_failed(document: Document, row: Row, config: CheckConfig) -> Row:
+    """Return what check.on_fail writes for a row, if it has one of the flags of check.fail_kinds."""
+    failed = next((flag for flag in row.flags if flag in config.fail_kinds), None)
+    if failed is None:
+        return row
+    message = f"the translation has the flag {failed}; check.on_fail={config.on_fail.value}"
+    if config.on_fail is OnFail.source:
+        flags = (*row.flags, *(() if "source_kept" in row.flags else ("source_kept",)))
+        return replace(row, status=Status.COPIED, text=document.text or "", flags=flags, message=message)
+    if config.on_fail is OnFail.empty:
+        return replace(row, text="")
+    return replace(row, status=Status.GENERATION_ERROR, text="", message=message)
 
 
 def _with_codes(document: Document, row: Row) -> Row:

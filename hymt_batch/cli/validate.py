@@ -40,6 +40,7 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:
     if not job.output_dir:
         raise ConfigError("output_dir is empty", fix="Set output_dir=outputs (the default).")
     _check_sampling(job)
+    _check_loops(job)
     max_tokens = (job.model.max_context - PROMPT_OVERHEAD_TOKENS) // 2
     if max_tokens < 16:
         raise ConfigError(
@@ -73,12 +74,39 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:
             f"write.name={write.name} names the source language, which is not set",
             fix="Set src_lang=en, or drop {src}.",
         )
+    _check_update(job)
     _check_task(job)
     if job.name is None and source.path is not None:
         job.name = job_name.default(source.path)
     if job.name is not None:
         job_name.check(job.name, job.output_dir)
     return notes
+
+
+def _check_loops(job: TranslateJob | PlanJob | DoctorJob) -> None:
+    repeats, retried = job.check.flag.loop_repeats, job.check.retry.loop_repeats
+    if repeats < 3 and repeats < retried:
+        raise ConfigError(
+            f"check.flag.loop_repeats={repeats} is below 3, and check.retry.loop_repeats={retried} is not",
+            why="so rows are measured for loops from 3 repetitions on",
+            fix=f"Set check.retry.loop_repeats={repeats} too, or check.flag.loop_repeats=3.",
+        )
+
+
+def _check_update(job: TranslateJob | PlanJob | DoctorJob) -> None:
+    """Refuse an update without rows, and a job that takes another identity without being updated."""
+    if job.on_input_change.value == "update" and not job.write.keep_rows:
+        raise ConfigError(
+            "on_input_change=update does not go with write.keep_rows=false",
+            why="it takes the rows that did not change from those that were kept",
+            fix="Drop write.keep_rows=false, or set on_input_change=redo to translate changed files as a whole.",
+        )
+    if job.on_mismatch.value == "keep" and job.on_input_change.value != "update":
+        raise ConfigError(
+            f"on_mismatch=keep does not go with on_input_change={job.on_input_change.value}",
+            why="only an update takes the rows that are translated over into a job with other settings",
+            fix="Add on_input_change=update, or set on_mismatch=fork for a second folder.",
+        )
 
 
 def _check_sampling(job: TranslateJob | PlanJob | DoctorJob) -> None:
@@ -96,10 +124,10 @@ def _check_sampling(job: TranslateJob | PlanJob | DoctorJob) -> None:
                 )
     if decode.draws is not Draws.none:
         return
-    if check.max_attempts > 1:
+    if check.retry.max_attempts > 1:
         raise ConfigError(
-            f"check.max_attempts={check.max_attempts} samples, which decode.engine={engine} cannot",
-            fix="Set check.max_attempts=1, or decode.engine=auto.",
+            f"check.retry.max_attempts={check.retry.max_attempts} samples, which decode.engine={engine} cannot",
+            fix="Set check.retry.max_attempts=1, or decode.engine=auto.",
         )
     steps = [step for step in check.code_steps if step != "retry"]
     if check.code_ladder == "auto":

@@ -53,6 +53,7 @@ class LaunchConfig(SchedulerConfig):
     workers: Operation[Any] = "auto"
     hang_s: Operation[float] = 1800.0
     if_held: Operation[IfHeld] = IfHeld.fail
+    report: Operation[bool] = True
     on_success: Operation[str | None] = None
     on_failure: Operation[str | None] = None
     hook_timeout_s: Operation[float] = 60.0

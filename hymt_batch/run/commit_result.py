@@ -9,6 +9,7 @@ from hymt_batch import segment
 from hymt_batch.check import assemble
 from hymt_batch.records import Part, Row
 from hymt_batch.run.unit import PartResult
+from hymt_batch.write.closed_rows import KnownRows
 from hymt_batch.write.job_output import JobOutput
 
 
@@ -31,3 +32,14 @@ def commit_divided_row(output: JobOutput, part: Part) -> list[Row]:
     rows = assemble.assemble_rows(part, runs.translations, segment.join_translations)
     output.commit(part, rows, runs.environments[-1], runs.degraded, runs.environments[:-1])
     return rows
+
+
+def commit_known(output: JobOutput, part: Part, known: KnownRows) -> None:
+    """Commit a part of which nothing is decoded, because the earlier version of its file has its rows.
+
+    Args:
+        output: The output folder.
+        part: The part.
+        known: What is known of its shard.
+    """
+    output.commit_known(part, assemble.assemble_rows(part, (), segment.join_translations), known)

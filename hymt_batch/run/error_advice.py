@@ -49,9 +49,12 @@ ADVICE = {
 }
 """Status of a row without a translation -> what it means, and what helps."""
 
+RETRIED = (Status.EMPTY, Status.GENERATION_ERROR, Status.NON_FINITE, Status.CRASH_QUARANTINED)
+"""Statuses of rows that `hymt-batch retry` decodes again by default: they were sent to the model."""
+
 NO_ATTEMPT_HELPED = (
-    "the model returned no text in {num_attempts} attempts. check.max_attempts={more} tries such rows more often, "
-    f"{OTHER_NAME}; another model= may translate them"
+    "the model returned no text in {num_attempts} attempts. check.retry.max_attempts={more} tries such rows more "
+    f"often, {OTHER_NAME}; another model= may translate them"
 )
 """Advice for empty rows of a job that has tried them again."""
 
@@ -82,8 +85,10 @@ def describe(job: TranslateJob, summary: Summary) -> str:
     for status, advice in ADVICE.items():
         if count := summary.counts.get(status, 0):
             example = f", such as {escape_line(examples[status])}" if status in examples else ""
-            if status is Status.EMPTY and job.check.max_attempts > 1:
-                advice = NO_ATTEMPT_HELPED.format(num_attempts=job.check.max_attempts, more=job.check.max_attempts + 2)
+            if status is Status.EMPTY and job.check.retry.max_attempts > 1:
+                advice = NO_ATTEMPT_HELPED.format(
+                    num_attempts=job.check.retry.max_attempts, more=job.check.retry.max_attempts + 2
+                )
             lines.append(f"  {count:,} {status}{example}: {advice}.")
     if job.name is None:
         lines.append("  Add name=NAME to keep the folder with the list of these rows.")
@@ -92,6 +97,11 @@ def describe(job: TranslateJob, summary: Summary) -> str:
         folder = "" if job.output_dir == "outputs" else f" output_dir={shlex.quote(job.output_dir)}"
         lines.append(f"  Each of these rows is a line in {summary.folder / 'errors'}, with its message.")
         lines.append(f"  The first of them: hymt-batch status name={name}{folder} errors=20")
+        if job.write.keep_rows and any(summary.counts.get(status, 0) for status in RETRIED):
+            lines.append(
+                f"  Rows that were sent to the model are decoded again by: hymt-batch retry name={name}{folder}, "
+                "with another model=, decode= or check=retry"
+            )
     others = "All other rows are translated. " if rate < 1 else ""
     accepted = [f"check.max_error_rate={min(1.0, math.ceil(1000 * rate) / 1000):g}"] if rate > limit else []
     accepted += [f"check.max_failed_files={num_failed}"] if num_failed > max_failed else []

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from hymt_batch.errors import ExitCode
 from hymt_batch.records import count_error_rows
-from hymt_batch.run import error_advice
+from hymt_batch.report import job_report
+from hymt_batch.run import error_advice, track
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.signals import StopRequest
+from hymt_batch.write import run_progress
 from hymt_batch.write.output import Output
 from hymt_batch.write.run_progress import RunProgress
 from hymt_batch.write.summary import Summary
@@ -21,10 +23,18 @@ log = logging.getLogger(__name__)
 
 
 def finish(job: TranslateJob, output: Output, reporter: Reporter, *, was_complete: bool = False) -> Summary:
-    """Write the manifest, and the last words to the log and for `status`; a folder that was complete is not touched."""
+    """Write the manifest, and tell log, `status` and tracker; a folder that was complete is not touched."""
+    if job.launch.report and not output.is_finished:  # before the manifest, which is written last
+        job_report.try_write(output.fs, output.folder, output.file_records())
     summary = output.finalize()
+    recorded = run_progress.read(output.fs, output.folder)
     progress = RunProgress(
-        job.check.max_error_rate, job.check.max_failed_files, summary.texts, share=1.0, seconds_left=0.0
+        job.check.max_error_rate,
+        job.check.max_failed_files,
+        summary.texts,
+        share=1.0,
+        seconds_left=0.0,
+        timeline=recorded.timeline if recorded else (),
     )
     output.save_progress(progress, only_new_limit=was_complete)
     log.info(
@@ -35,6 +45,8 @@ def finish(job: TranslateJob, output: Output, reporter: Reporter, *, was_complet
         summary.num_rows_decoded,
         summary.seconds,
     )
+    if not was_complete:
+        track.track(job, summary, result_code(job, summary, reporter))
     if reporter.run_status is not None:
         reporter.run_status.complete(summary, result_code(job, summary, reporter))
     return summary

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,10 @@ from hymt_batch.records import Input, Part, Row, Shard, ShardRecord, Status
 from hymt_batch.run.breaker import CircuitBreaker
 from hymt_batch.run.progress import Progress
 from hymt_batch.run.reporter import Reporter
+from hymt_batch.write import run_progress
 from hymt_batch.write.output import Output
 from hymt_batch.write.run_progress import RunProgress
+from hymt_batch.write.timeline import Interval, Timeline
 
 if TYPE_CHECKING:
     from hymt_batch.schema import TranslateJob
@@ -57,6 +60,7 @@ class Monitor:
         self._row_segments_done: Counter[str] = Counter()  # committed segments of divided rows, by row
         self._output, self._saved_at = output, -SAVE_EVERY_S
         self._check, self._breaker = job.check, CircuitBreaker(job.check)
+        self._timeline = Timeline(_earlier_intervals(output))
 
     def __enter__(self) -> Monitor:
         self._progress.__enter__()
@@ -78,6 +82,7 @@ class Monitor:
     def add_batch(self, segments: int, new_tokens: int) -> None:
         """Count a decoded batch; its rows are not committed yet."""
         self._progress.add_batch(segments, new_tokens)
+        self._timeline.add(new_tokens=new_tokens)
 
     def skip_shard(self, input: Input, record: ShardRecord) -> None:
         """Count a shard whose parts were all committed by earlier runs, and whose rows were not read again."""
@@ -110,6 +115,7 @@ class Monitor:
 
     def begin_part(self, part: Part) -> None:
         """Record that a part is about to be decoded."""
+        self._timeline.begin()
         self._progress.begin_part(*batch.longest_row(part), part.num_source_tokens)
         if part.run is not None:
             row = part.prompts[0].row_id
@@ -135,10 +141,13 @@ class Monitor:
         flags = Counter(flag for row in rows for flag in row.flags)
         self._count_files()
         self._progress.add_part(len(rows), part.num_source_tokens, flags, len(part.prompts))
+        self._timeline.add(rows=len(rows))
         if part.run is not None:
             self._row_segments_done[part.prompts[0].row_id] += len(part.prompts)
         self._save()
-        self._breaker.observe({row.row_index: documents[row.row_index - first_row].id for row in rows}, rows)
+        of_rows = [documents[row.row_index - first_row] for row in rows]
+        sources = {document.row_index: document.text for document in of_rows if document.text}
+        self._breaker.observe({document.row_index: document.id for document in of_rows}, rows, sources)
 
     def _num_units(self, shard: Shard | ShardRecord) -> int:
         """Return the size of a shard in bytes or in rows; the first one of a file has what precedes its rows."""
@@ -167,6 +176,7 @@ class Monitor:
             is_estimate,
             progress.share(),
             progress.eta_s(),
+            timeline=self._timeline.intervals(),
         )
         self._output.save_progress(saved)
         if self._reporter.run_status is not None:
@@ -177,6 +187,15 @@ class Monitor:
                 files_total=progress.num_files,
                 flags=dict(progress.flags),
             )
+
+
+def _earlier_intervals(output: Output | None) -> tuple[Interval, ...]:
+    """Return the timeline of the job's earlier runs; () for a job that this run created."""
+    if output is None:
+        return ()
+    recorded = run_progress.read(output.fs, output.folder)
+    created = datetime.fromisoformat(output.job_record.created).timestamp()
+    return tuple(interval for interval in recorded.timeline if interval.end >= created) if recorded else ()
 
 
 def sample_pairs(texts: Mapping[int, str | None], rows: Sequence[Row], limit: int) -> list[tuple[str, str]]:

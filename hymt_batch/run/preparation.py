@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -153,3 +154,37 @@ def costly_files(plan: ShardPlan) -> list[ReadingCost]:
         if not file.can_seek and file.shards.end > 1
     ]
     return sorted(costs, key=lambda cost: -cost.num_bytes)
+
+
+START_S = 20.0
+"""Estimate of the time until a task begins to load the model."""
+
+WEIGHTS_BYTES_PER_S = 1 << 30
+MAX_LOADING_SHARE = 0.05
+MIN_TOKENS_PER_ROW = 32
+BYTES_PER_TOKEN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class TaskTime:
+    """A rough estimate of how long a task takes, by which parts are sized too."""
+
+    work_s: float  # of all shards of the task
+    load_s: float  # to start it and to load the model
+    min_per_task: int  # shards with which loading takes at most 5 % of a task
+
+    @property
+    def loads_too_often(self) -> bool:
+        return self.load_s > MAX_LOADING_SHARE * (self.work_s + self.load_s)
+
+
+def estimate_task(plan: ShardPlan, model: PreparedModel, per_task: int) -> TaskTime:
+    """Estimate how long a task of `per_task` shards takes."""
+    auto = batch.resolve_part_limits(BatchConfig(), model.num_parameters, model.on_gpu)
+    num_bytes = sum(shard.end - shard.start for file in plan.files for shard in file.shards)
+    num_tokens = max(num_bytes / BYTES_PER_TOKEN, plan.num_rows * MIN_TOKENS_PER_ROW)
+    shard_s = num_tokens * DEFAULT_PART_S / auto.part_tokens / max(1, plan.num_units)
+    load_s = START_S + model.num_parameters * model.dtype_bytes / WEIGHTS_BYTES_PER_S
+    work_s = load_s * (1 / MAX_LOADING_SHARE - 1)
+    min_per_task = min(max(1, plan.num_units), math.ceil(work_s / shard_s)) if shard_s else 1
+    return TaskTime(shard_s * min(per_task, max(1, plan.num_units)), load_s, min_per_task)

@@ -227,8 +227,8 @@ def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
     """Return the summary of a finished job: what was written, where, how fast; and the (source, translation) pairs."""
     folder, seconds = summary.folder, summary.seconds
     texts = f" with {plural(summary.texts, 'text')}" if summary.texts != summary.rows else ""
-    files = describe_files(summary.files, summary.formats)
-    lines = [f"{plural(summary.rows, 'row')}{texts} in {files} → {folder / 'translated'}"]
+    rows = f"{plural(summary.rows, 'row')}{texts}"
+    lines = [f"{rows} in {describe_files(summary.files, summary.formats)} → {folder / 'translated'}"]
     for status, count in sorted(summary.counts.items()):
         if status != Status.OK:
             lines.append(f"  {count:,} {status}")
@@ -239,17 +239,17 @@ def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
         lines += [f"    {escape_line(file.why)}" for file in summary.failed[:MAX_FAILED_FILES]]
         if (more := len(summary.failed) - MAX_FAILED_FILES) > 0:
             lines.append(f"    and {more:,} more, listed in {folder / 'manifest.json'}")
-    flags = ", ".join(f"{name} {count:,}" for name, count in sorted(summary.flags.items()))
-    if flags:
+    if flags := ", ".join(f"{name} {count:,}" for name, count in sorted(summary.flags.items())):
         lines.append(f"  flags: {flags}" + (f", listed in {folder / 'review'}" if summary.reviews else ""))
     if summary.tries:
         tries = ", ".join(f"{step} {count:,}" for step, count in summary.tries.items())
-        lines.append(f"  decoded for the codes of a text, by step: {tries}")
+        lines.append(f"  decoded again, or for the codes of a text, by step: {tries}")
     if summary.skipped:
         many = f"{len(summary.skipped):,} files were", "their formats are"
         files, formats = ("1 file was", "its format is") if len(summary.skipped) == 1 else many
         lines.append(f"  {files} skipped, because {formats} not read: {describe_skipped(summary.skipped)}")
         lines.append(f"  listed in {folder / 'manifest.json'}")
+    lines += summary.update_lines
     if summary.num_rows_decoded:
         noun = "text" if texts else "row"
         speed = f"{summary.num_rows_decoded / seconds:,.1f} {noun}s"

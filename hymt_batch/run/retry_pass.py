@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from hymt_batch import manifest
 from hymt_batch.batch import PartLimits
+from hymt_batch.check.settings import of_earlier_version
 from hymt_batch.errors import IdentityError, InputChangedError, PreflightError, UsageError
 from hymt_batch.formats.field_rows import file_row
 from hymt_batch.fs import OS_FS
 from hymt_batch.manifest import JobPass, JobRecord, JsonDict
 from hymt_batch.prompt import GenerationPrompt
-from hymt_batch.records import Document, Input, Shard, ShardRecord, Status
-from hymt_batch.run import identity, kept_settings, stored_settings
+from hymt_batch.records import Document, Input, Shard, ShardRecord
+from hymt_batch.run import error_advice, identity, kept_settings, stored_settings
 from hymt_batch.run.plan import Plan
 from hymt_batch.source.shards import SkippedShard
 from hymt_batch.write import identity_versions
@@ -35,11 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DEFAULT_STATUSES = (Status.EMPTY, Status.GENERATION_ERROR, Status.NON_FINITE, Status.CRASH_QUARANTINED)
-"""Rows that were sent to the model and have no translation."""
-
-OF_OUTPUTS = frozenset({"check.min_logprob", "check.codes"})
-"""Settings of a stage of a pass that only shape the files of the whole job."""
+OF_OUTPUTS = ("flag", "codes", "on_fail", "fail_kinds")
+"""Settings of `check` that only shape the files of the whole job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,7 @@ def read_job(folder: Path) -> manifest.JobRecord:
 def criteria_of(job: RetryJob) -> Criteria:
     """Return by what the rows are selected; without statuses and flags, those that have no translation."""
     if job.statuses is None and job.flags is None:
-        return Criteria(frozenset(status.value for status in DEFAULT_STATUSES), frozenset())
+        return Criteria(frozenset(status.value for status in error_advice.RETRIED), frozenset())
     return Criteria(frozenset(job.statuses or ()), frozenset(job.flags or ()))
 
 
@@ -92,7 +90,10 @@ def read_settings(job: RetryJob, words: Sequence[str], folder: Path, record: Job
         HymtError: Settings cannot be combined.
     """
     given = frozenset(word.partition("=")[0].strip() for word in words)
-    if of_outputs := sorted(given & OF_OUTPUTS):
+    names = tuple(f"check.{name}" for name in OF_OUTPUTS)
+    if of_outputs := sorted(
+        key for key in given if key in names or key.startswith(tuple(f"{name}." for name in names))
+    ):
         raise UsageError(
             f"{of_outputs[0]} cannot be changed for some rows",
             why="it belongs to the outputs of the whole job",
@@ -108,7 +109,7 @@ def read_settings(job: RetryJob, words: Sequence[str], folder: Path, record: Job
             "and decodes nothing.",
         )
     stored = copy.deepcopy(stored)
-    for key, value in record.output_settings.items():  # those that the files have now
+    for key, value in identity_versions.with_today_names(record.output_settings).items():  # those of the files now
         _set(stored, key, value)
     stored |= {"name": folder.name, "output_dir": str(folder.parent), "launch": stored_settings.to_json(job.launch)}
     stored |= dict.fromkeys(("overwrite", "strict"), False) | {"on_mismatch": "refuse", "on_input_change": "refuse"}
@@ -133,7 +134,7 @@ def _overridden(stored: JsonDict, job: RetryJob, given: frozenset[str]) -> JsonD
             _set(changed, key, value)
     # what only shapes files is that of the job
     for key in OF_OUTPUTS:
-        _set(changed, key, stored["check"][key.removeprefix("check.")])
+        changed["check"][key] = stored["check"][key]
     if not any(key.startswith(("check.stop_", "check=")) for key in given):
         # rows that failed before fail more often, and a row that fails again replaces nothing
         changed["check"]["stop_rate"] = 1.0
@@ -163,6 +164,8 @@ def resolve_plan(settings: Settings, model: PreparedModel, job_identity: JsonDic
         job_identity: The identity of the job, perhaps of an earlier version.
     """
     job = settings.of_pass
+    if not identity_versions.has_measures(job_identity):
+        job = replace(job, check=replace(job.check, flag=of_earlier_version(job.check)))
     resolved = Plan.resolve(job, model)
     recorded = identity_versions.upgrade(job_identity, resolved.identity)
     limits = identity.part_limits_of(recorded)
@@ -183,7 +186,7 @@ def same_settings_note(job_identity: JsonDict, plan: Plan) -> str:
         return ""
     return (
         "the rows are decoded again with the settings of the job: a row that failed because of its text fails again. "
-        "To decode differently, add for example model=, decode=recommended, seed=1 or check.max_attempts=3"
+        "To decode differently, add for example model=, decode=recommended, seed=1 or check=ladder"
     )
 
 

@@ -74,6 +74,7 @@ class RunStatus:
             "flags": {},  # rows by flag; of this run until the job is complete
             "failed_files": None,
             "skipped_files": None,
+            "update": None,  # with on_input_change=update, of a complete job: files and rows; see UpdateCounts
             "rows_decoded": None,  # by this run, of a complete job
             "seconds": None,
         }
@@ -150,6 +151,7 @@ class RunStatus:
             "flags": dict(summary.flags),
             "failed_files": len(summary.failed),
             "skipped_files": len(summary.skipped),
+            "update": None if summary.update is None else asdict(summary.update),
             "rows_decoded": summary.num_rows_decoded,
             "seconds": round(summary.seconds, 1),
         }

@@ -40,7 +40,8 @@ def run(job: TranslateJob, reporter: Reporter, translate: Callable[[TranslateJob
     with contextlib.ExitStack() as stack:
         if job.name is None:
             temporary_folder = stack.enter_context(stop.remove_on_exit(create_temporary_folder()))
-            job = replace(job, name="stdin", output_dir=str(temporary_folder))
+            launch = replace(job.launch, report=False)  # nobody would see it
+            job = replace(job, name="stdin", output_dir=str(temporary_folder), launch=launch)
         summary = translate(job, reporter)
         text = render_summary(summary, reporter.sample_pairs)
         if temporary_folder is not None:

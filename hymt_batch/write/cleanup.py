@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -24,10 +25,14 @@ from hymt_batch.write.storage import PROBE_PREFIX, DurableFolders
 
 log = logging.getLogger(__name__)
 
+FILE_STATE_NAME = re.compile(r"f.+|c[0-9a-f]{16}")
+"""Name of the state folder of a file, or of its closed generation; see `closed_rows`."""
+
 
 def file_state_folders(fs: Fs, folder: Path) -> list[Path]:
+    """Return the state folders of all files, those of closed generations too."""
     root = manifest.state_folder(folder)
-    return [root / name for name in list_names(fs, root) if name.startswith("f") and len(name) > 1]
+    return [root / name for name in list_names(fs, root) if FILE_STATE_NAME.fullmatch(name)]
 
 
 def discard_inputs(
@@ -52,9 +57,11 @@ def discard_inputs(
     remove(fs, folder / "manifest.json")
     fs.fsync_dir(folder)
     for input in inputs:
-        record = file_record.read_record(fs, folder, input)
-        own_sha256s = (recorded_sha256s.get(input.out_rel), file_record.output_sha256(record) if record else None)
-        names = [input.out_rel, *([record["out_rel"]] if record else []), *replaced_paths.get(input.file_id, ())]
+        closed_path = manifest.closed_state_folder(folder, input.file_id) / "file.json"
+        found = (file_record.read_record(fs, folder, input), file_record.read_record_at(fs, closed_path, input))
+        records = [record for record in found if record is not None]
+        own_sha256s = (recorded_sha256s.get(input.out_rel), *map(file_record.output_sha256, records))
+        names = [input.out_rel, *(record["out_rel"] for record in records), *replaced_paths.get(input.file_id, ())]
         names = [name for name in dict.fromkeys(names) if name == input.out_rel or name not in paths_in_use]
         for name in names:
             set_aside.preserve_foreign(fs, folder, name, own_sha256s, DurableFolders(fs, folder).ensure)
@@ -63,7 +70,8 @@ def discard_inputs(
             remove(fs, path)
             remove_empty_folders(fs, folder, path.parent)
     for input in inputs:
-        _remove_file_state(fs, manifest.file_state_folder(folder, input.file_id))
+        remove_file_state(fs, manifest.file_state_folder(folder, input.file_id))
+        remove_file_state(fs, manifest.closed_state_folder(folder, input.file_id))
 
 
 def remove_empty_folders(fs: Fs, folder: Path, path: Path) -> None:
@@ -83,13 +91,14 @@ def wipe(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
         log.warning("overwrite folder=%s", folder.name)
     discard_inputs(fs, folder, [*(job.inputs if job else ()), *inputs], job.replaced_paths if job else {})
     for file_state in file_state_folders(fs, folder):
-        _remove_file_state(fs, file_state)
+        remove_file_state(fs, file_state)
     passes.discard_all(fs, folder)
     remove(fs, manifest.state_folder(folder) / "job.json")
     fs.fsync_dir(manifest.state_folder(folder))
 
 
-def _remove_file_state(fs: Fs, file_state: Path) -> None:
+def remove_file_state(fs: Fs, file_state: Path) -> None:
+    """Remove the state folder of a file with all that a job keeps there."""
     remove(fs, file_state / "file.json")
     remove_parts(fs, file_state)
     remove_records(fs, file_state)

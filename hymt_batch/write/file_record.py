@@ -38,8 +38,13 @@ def read_record(fs: Fs, folder: Path, input: Input) -> JsonDict | None:
     Raises:
         PermissionError: This user may not read it.
     """
+    return read_record_at(fs, record_path(folder, input), input)
+
+
+def read_record_at(fs: Fs, path: Path, input: Input) -> JsonDict | None:
+    """Do what `read_record` does for a record at this path."""
     try:
-        record = manifest.load(fs, record_path(folder, input))
+        record = manifest.load(fs, path)
         shard_table_of(record)
         if record["rel"] != input.rel:
             raise manifest.StateDamagedError("it belongs to another file")
@@ -47,7 +52,7 @@ def read_record(fs: Fs, folder: Path, input: Input) -> JsonDict | None:
     except manifest.StateMissingError:
         return None
     except manifest.StatePermissionError as denied:
-        raise PermissionError(errno.EACCES, str(denied), str(record_path(folder, input))) from None
+        raise PermissionError(errno.EACCES, str(denied), str(path)) from None
     except (manifest.StateDamagedError, KeyError, TypeError, ValueError) as error:
         log.warning("file_record file_id=%s ignored=%r", input.file_id, str(error))
         return None

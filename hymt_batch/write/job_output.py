@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hymt_batch.fs_protocol import Fs
-from hymt_batch.manifest import JobRecord, JsonDict
-from hymt_batch.records import Input, Part, Row, Shard, ShardRecord, Translation
+from hymt_batch.manifest import FileChanges, JobRecord, JsonDict
+from hymt_batch.records import Input, Part, Prompt, Row, Shard, ShardRecord, Translation
+from hymt_batch.sent_key import keys_of
 from hymt_batch.write import identity_versions, output_settings, published_file
 from hymt_batch.write.attempts import AttemptMarkers
+from hymt_batch.write.closed_rows import NOTHING_KNOWN, ClosedRows, KnownRows, RowKey
+from hymt_batch.write.input_changes import hash_input
 from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.part_store import PartStore
 from hymt_batch.write.published_file import InputAccess
@@ -28,6 +31,8 @@ class OpenedFolder:
     access: InputAccess  # how the inputs are read a second time, and how rows are shaped
     config: WriteConfig  # how translations are stored
     fs: Fs
+    hash_of: Callable[[Input], JsonDict] = hash_input  # size and sha256 of an input
+    changes: FileChanges | None = None  # of the update that this run makes or goes on with; None if it makes none
 
 
 class JobOutput:
@@ -41,17 +46,21 @@ class JobOutput:
             check_guard: Raises if this process must not write any more.
             epoch: Epoch of the lease, recorded in parts.
         """
-        self.folder, self._fs, self._job, self._access = opened.path, opened.fs, opened.job, opened.access
+        self.folder, self._fs, self._job = opened.path, opened.fs, opened.job
+        self.has_measures = identity_versions.has_measures(self._job.identity)
+        self._access = opened.access if self.has_measures else opened.access.of_earlier_version()
         requested = opened.requested
         # with the keys of this version
         self.identity = identity_versions.upgrade(self._job.identity, requested.job.identity)
         self._config = output_settings.config_of_folder(opened.config, self._job)
-        self._inputs, self._redo = requested.job.inputs, requested.on_input_change == "redo"
+        self._inputs, self._redo = requested.job.inputs, requested.accepts_changes
         self._store = PartStore(
             self._fs, self.folder, self._job.identity_sha256, redo=self._redo, check_lease=check_guard, epoch=epoch
         )
+        self._closed_rows = ClosedRows(self._fs, self.folder, self._job)
 
     attempts: AttemptMarkers
+    num_rows_known = 0  # rows that this run took from earlier versions of their files
 
     @property
     def job_record(self) -> JobRecord:
@@ -84,7 +93,7 @@ class JobOutput:
         """True if a part, or a run of a divided row, is committed, intact, and was decoded from exactly these rows.
 
         Raises:
-            InputChangedError: The part was decoded from other rows, and on_input_change is not "redo".
+            InputChangedError: The part was decoded from other rows, and on_input_change refuses changes.
         """
         return self._store.runs.has(part) if part.run else self._store.has(part)
 
@@ -103,6 +112,33 @@ class JobOutput:
         """Commit a part; see `PartStore.commit`."""
         self._store.commit(part, rows, environment, degraded, other_environments)
         self.attempts.end(part)
+
+    def find_known(self, shard: Shard, prompts: Sequence[Prompt]) -> KnownRows:
+        """Return the rows of a shard that the earlier version of its file has; they are not decoded.
+
+        Args:
+            shard: The shard.
+            prompts: The prompts of its rows, in the order of the documents.
+        """
+        if not self._closed_rows.has_file(shard.input):
+            return NOTHING_KNOWN
+        documents, sent = shard.documents, keys_of(shard.documents, prompts)
+        # several texts of a row have the digest of the row
+        digests = {index: b"" if documents[index].field is not None else documents[index].digest for index in sent}
+        return self._closed_rows.find(shard.input, {index: RowKey(sent[index], digests[index]) for index in sent})
+
+    def commit_known(self, part: Part, rows: Sequence[Row], known: KnownRows) -> None:
+        """Commit a part whose rows were not decoded: some are known, and the others were not sent.
+
+        Args:
+            part: The part.
+            rows: One row for each of its documents.
+            known: What is known of its shard.
+        """
+        first, *others = known.environments
+        self._store.commit(part, rows, first, known.degraded, others)
+        self._store.num_rows_committed -= len(rows)  # decoded by earlier runs
+        self.num_rows_known += len(part.known)
 
     def commit_run(
         self, part: Part, translations: Sequence[Translation], environment: JsonDict, degraded: Sequence[str] = ()

@@ -9,6 +9,7 @@ from hymt_batch import manifest
 from hymt_batch.manifest import JobPass, JobRecord, JsonDict
 from hymt_batch.pretty_json import Items
 from hymt_batch.records import SkippedFile
+from hymt_batch.write import update_counts
 from hymt_batch.write.totals import Totals
 
 
@@ -16,7 +17,7 @@ def build(job: JobRecord, records: Sequence[JsonDict], skipped: Sequence[Skipped
     """Build `manifest.json`; equal jobs give equal bytes, because it has no timestamps.
 
     Args:
-        job: The job; its identity, output settings, list of formats and passes are used.
+        job: The job; its identities, output settings, list of formats, last update and passes are used.
         records: One record per file, as written by `write/published_file.py`, in the order of the inputs.
         skipped: Files that were found beside the inputs and are not read.
     """
@@ -35,6 +36,9 @@ def build(job: JobRecord, records: Sequence[JsonDict], skipped: Sequence[Skipped
         "skipped": [asdict(file) for file in skipped],
         "failed": manifest.failed_files(records),
         "review": list(_lists(records, "review")),
+        "earlier_identities": list(job.earlier),
+        "origins": manifest.sum_counts(r.get("origins", {}) for r in records) if job.earlier else {},
+        "update": asdict(update_counts.count(job.changes, records)) if job.changes is not None else None,
         "passes": [_pass(job_pass, records) for job_pass in job.passes],
     }
     value |= {name: item for name, item in optional.items() if item}

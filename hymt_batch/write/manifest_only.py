@@ -16,7 +16,7 @@ from hymt_batch.fs import has_content, list_names, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict, StateDamagedError
 from hymt_batch.records import Input
-from hymt_batch.write import file_record, row_record
+from hymt_batch.write import cleanup, file_record, row_record
 from hymt_batch.write.input_changes import hash_input, input_changed_error
 from hymt_batch.write.summary import Summary
 
@@ -30,8 +30,7 @@ STATE_LOST_NOTE = (
 
 def has_no_state(fs: Fs, folder: Path) -> bool:
     """True if the state of a folder has no record and no part of any file."""
-    state = manifest.state_folder(folder)
-    file_states = [state / name for name in list_names(fs, state) if name.startswith("f") and len(name) > 1]
+    file_states = cleanup.file_state_folders(fs, folder)
     entries = ((file_state, name) for file_state in file_states for name in list_names(fs, file_state))
     return not any(
         name == "file.json" or row_record.RECORD_NAME.fullmatch(name) or list_names(fs, file_state / name)

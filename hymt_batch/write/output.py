@@ -23,16 +23,19 @@ from hymt_batch.storage_error import output_folder_error, wrap_os_errors
 from hymt_batch.write import (
     claim,
     cleanup,
+    closed_rows,
     input_locations,
     lease,
     manifest_only,
     ownership,
     passes,
     path_check,
+    retired,
     row_selection,
     run_progress,
     shard_plan,
     stop_reason,
+    update_counts,
 )
 from hymt_batch.write.attempts import AttemptMarkers
 from hymt_batch.write.changed_inputs import changed_files, describe_changes
@@ -51,6 +54,7 @@ from hymt_batch.write.run_progress import RunProgress
 from hymt_batch.write.settings import WriteConfig
 from hymt_batch.write.storage import DurableFolders, check_space, check_storage
 from hymt_batch.write.summary import Summary, summarize
+from hymt_batch.write.update import InputUpdate
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +69,7 @@ class Output(JobOutput):
         self._check_lease, self._epoch = check_lease, epoch
         fs, folder, job, requested = self._fs, self.folder, self._job, opened.requested
         self.attempts = AttemptMarkers(fs, folder)
-        self._skipped = requested.skipped
+        self._skipped, self._hash_of, self._changes = requested.skipped, opened.hash_of, opened.changes
         self._lease, self._exited, self._opened_at = held_lease, False, time.monotonic()
         self._publisher = Publisher(fs, folder, job, self._inputs, self._config, self._access, self._store, check_lease)
         self._bare_manifest: JsonDict | None = None  # manifest of a finished job without .hymt state
@@ -115,12 +119,8 @@ class Output(JobOutput):
                 _tidy(fs, folder, requested, tasks, lease_times)
             stop_reason.clear(fs, folder)
             check_storage(fs, folder)
-            job = ownership.create_or_open_job(
-                fs, folder, requested, lambda job: _check_change(fs, folder, job, requested, access, config)
-            )
-            if requested.on_input_change == "redo":
-                job = _separate_changed_files(fs, folder, job, requested.job.inputs, access)
-            output = cls(OpenedFolder(folder, job, requested, access, config, fs), held_lease)
+            check_lease = held_lease.check if held_lease else _no_lease
+            output = cls(_open_job(fs, folder, requested, access, config, check_lease), held_lease)
             output._load_committed()
             output._report_environment(requested.job.environment)
             return output
@@ -141,7 +141,7 @@ class Output(JobOutput):
         if self._bare_manifest is not None:
             log.warning("%s: %s", folder.name, manifest_only.STATE_LOST_NOTE)
             return
-        self._publisher.load_published(redo=self._redo, is_new=self._is_new)
+        self._publisher.load_published(redo=self._redo, is_new=self._is_new, hash_of=self._hash_of)
         if open_inputs := self._publisher.unpublished_inputs():
             check_space(fs, folder, open_inputs, self._config.min_free)
             path_check.check_writable(fs, folder, open_inputs)
@@ -214,6 +214,10 @@ class Output(JobOutput):
         """True if every file is published, so that nothing is left but to finalize."""
         return self._bare_manifest is not None or self._publisher.all_published
 
+    def file_records(self) -> Sequence[JsonDict]:
+        """Return the records of all files, which must be published, without their shards."""
+        return self._publisher.file_records()
+
     def assemble_outdated(self) -> None:
         """Assemble the files that have earlier output settings again, from their row records; decodes nothing."""
         if self._bare_manifest is None and (count := self._publisher.assemble_outdated()):
@@ -238,7 +242,7 @@ class Output(JobOutput):
         """True if a part, or a run of a divided row, is committed, intact, and was decoded from exactly these rows.
 
         Raises:
-            InputChangedError: The part was decoded from other rows, and on_input_change is not "redo".
+            InputChangedError: The part was decoded from other rows, and on_input_change refuses changes.
         """
         if not self._publisher.is_published(part.shard.input):
             if self._has_nothing_of(part.shard.input):
@@ -324,6 +328,9 @@ class Output(JobOutput):
         self.attempts.clear()
         stop_reason.clear(self._fs, self.folder)
         claim.clear(self._fs, self.folder)  # of tasks that came late: all that they work on is published
+        closed_rows.discard(self._fs, self.folder)
+        if self._changes is not None:
+            retired.remove_old(self._fs, self.folder, self._config.keep_retired_days)
         for input in self._inputs:  # last, because nothing needs the parts from here on
             if self._config.keep_rows and not self._store.can_have_parts(input):
                 continue
@@ -332,8 +339,12 @@ class Output(JobOutput):
         for job_pass in self._job.passes:
             pass_state = passes.state_folder_of(self.folder, job_pass.number)
             cleanup.try_remove_rows(self._fs, pass_state, keep_records=True)
-        summary = summarize(self.folder, self._publisher.file_records(), seconds, self._store.num_rows_committed)
-        return replace(summary, num_files_assembled_again=self._num_assembled_again, skipped=self._skipped)
+        records = self._publisher.file_records()
+        summary = summarize(self.folder, records, seconds, self._store.num_rows_committed)
+        counts = None if self._changes is None else update_counts.count(self._changes, records)
+        return replace(
+            summary, num_files_assembled_again=self._num_assembled_again, skipped=self._skipped, update=counts
+        )
 
 
 def _prepare_folder(fs: Fs, folder: Path, requested: RequestedJob, access: InputAccess) -> Path:
@@ -361,8 +372,32 @@ def _tidy(fs: Fs, folder: Path, requested: RequestedJob, tasks: TaskRule, lease_
     tasks.settle(fs, folder, lease_times.ttl_s, lease_times.beat_s)
     if not tasks.ignore:
         cleanup.remove_leftovers(fs, folder, requested.job.inputs)
-    if requested.overwrite or requested.on_input_change == "redo":
+    if requested.overwrite or requested.accepts_changes:
         shard_plan.discard(fs, folder)  # first, so that no task begins by it
+
+
+def _open_job(
+    fs: Fs,
+    folder: Path,
+    requested: RequestedJob,
+    access: InputAccess,
+    config: WriteConfig,
+    check_lease: Callable[[], None],
+) -> OpenedFolder:
+    """Create or open the job of a folder, with the inputs and output settings of this run; the lease is held."""
+    update = InputUpdate(fs, folder, requested, config, check_lease)
+    job = ownership.create_or_open_job(
+        fs,
+        folder,
+        requested,
+        lambda job: _check_change(fs, folder, job, requested, access, config),
+        update.begin,
+        update.keep_removed,
+    )
+    if requested.accepts_changes:
+        job = _separate_changed_files(fs, folder, job, requested.job.inputs, access)
+    update.close_changed()
+    return OpenedFolder(folder, job, requested, access, config, fs, update.hash_of, update.changes)
 
 
 def _check_change(
@@ -375,7 +410,7 @@ def _check_change(
         PreflightError: There is not enough space, or a permission is missing.
     """
     inputs = requested.job.inputs
-    if requested.on_input_change != "redo" and (
+    if not requested.accepts_changes and (
         changed := describe_changes(fs, folder, replace(job, inputs=inputs), access.read_documents)
     ):
         raise input_changed_error(changed)

@@ -26,11 +26,11 @@ from hymt_batch.manifest import (
     StatePermissionError,
     StateVersionError,
 )
-from hymt_batch.records import Input, SkippedFile
-from hymt_batch.write import identity_versions, output_settings, passes, row_record
+from hymt_batch.records import SkippedFile
+from hymt_batch.write import adopted_identity, identity_versions, input_list, output_settings, passes, row_record
 from hymt_batch.write import part as parts
 from hymt_batch.write.changed_inputs import inputs_differ_error
-from hymt_batch.write.cleanup import discard_inputs, file_state_folders, wipe
+from hymt_batch.write.cleanup import file_state_folders, wipe
 from hymt_batch.write.input_changes import input_changed_error
 from hymt_batch.write.state_file import StateFileDamagedError
 
@@ -45,10 +45,15 @@ class RequestedJob:
     auto_keys: frozenset[str] = frozenset()  # keys of the identity whose values are fixed when a folder is created
     aliases: tuple[JsonDict, ...] = ()  # other identities with which this same job may have been created
     overwrite: bool = False  # start over, whatever the folder holds
-    on_mismatch: str = "refuse"  # or "fork"
-    on_input_change: str = "refuse"  # or "redo" or "fork"
+    on_mismatch: str = "refuse"  # or "keep" or "fork"
+    on_input_change: str = "refuse"  # or "redo", "update" or "fork"
     skipped: tuple[SkippedFile, ...] = ()  # files that were found beside the inputs and are not read
     model_names: Mapping[str, str] = field(default_factory=dict)  # sha256 of a model's file -> what messages call it
+
+    @property
+    def accepts_changes(self) -> bool:
+        """True if changed inputs are translated again in this folder."""
+        return self.on_input_change in ("redo", "update")
 
     def with_identity_sha256(self, identity_sha256: str) -> JobRecord | None:
         """Return the requested job with the identity of this digest; None if no version gives the job that identity."""
@@ -101,7 +106,7 @@ def choose_folder(
         if isinstance(problem, InputChangedError):
             if requested.on_input_change == "refuse":
                 raise problem
-            problem = None if requested.on_input_change == "redo" else problem
+            problem = None if requested.accepts_changes else problem
         if (
             problem is None
             and job
@@ -149,9 +154,12 @@ def inspect_folder(fs: Fs, folder: Path, requested: RequestedJob) -> tuple[JobRe
             fix="Install the newer hymt-batch again, or set name=ANOTHER for a second job.",
         )
     differences = identity_versions.differences(job.identity, requested.job.identity, requested.auto_keys)
-    if differences:
+    reason = "one output never mixes settings"
+    if differences and requested.on_mismatch == "keep":
+        reason = adopted_identity.reason_against(fs, folder, job)
+    if differences and reason:
         raise IdentityError(
-            f"{folder} belongs to a job with other settings, and one output never mixes settings:\n"
+            f"{folder} belongs to a job with other settings, and {reason}:\n"
             f"{manifest.format_diff(differences)}{identity_versions.name_models(differences, requested.model_names)}",
             fix=_suggested_fixes(folder),
         )
@@ -204,7 +212,7 @@ def read_or_recover_job(fs: Fs, folder: Path, requested: RequestedJob) -> JobRec
                 f"the folder were written with other settings",
                 fix=_suggested_fixes(folder),
             ) from None
-        return replace(job, passes=passes.recover(fs, folder, job.identity_sha256))
+        return replace(job, passes=passes.recover(fs, folder))
 
 
 def _recorded_identities(fs: Fs, folder: Path) -> Iterator[tuple[str, JsonDict | None]]:
@@ -236,29 +244,36 @@ def _recorded_identities(fs: Fs, folder: Path) -> Iterator[tuple[str, JsonDict |
 def _suggested_fixes(folder: Path) -> str:
     return (
         f"Set name=ANOTHER for a second job, or overwrite=true to start over in {folder.name}, or on_mismatch=fork to "
-        f"work in {folder.name}-2."
+        f"work in {folder.name}-2, or on_mismatch=keep on_input_change=update to keep what is translated."
     )
 
 
 def create_or_open_job(
-    fs: Fs, folder: Path, requested: RequestedJob, check_change: Callable[[JobRecord], None]
+    fs: Fs,
+    folder: Path,
+    requested: RequestedJob,
+    check_change: Callable[[JobRecord], None],
+    begin_update: Callable[[JobRecord], JobRecord],
+    keep_removed: Callable[[str], None] | None,
 ) -> JobRecord:
     """Create the folder's `job.json`, or open it if it exists; with `overwrite`, wipe the folder first.
 
     If only the output settings differ, the job takes the requested ones; its files are then assembled again.
-    `check_change` is called before that; it raises if the files of the job could not be assembled again.
+    `check_change` is called before that; it raises if the files of the job could not be assembled again. `begin_update`
+    is called before anything changes; it records what is about to change, and returns the job as it is then.
+    `keep_removed` is called with each output that is removed, because its input is gone; None to keep none.
 
     Called under the lease.
 
     Raises:
         IdentityError: Another process has just created a different job here.
-        InputChangedError: The list of inputs differs, and on_input_change is not "redo".
+        InputChangedError: The list of inputs differs, and on_input_change is neither "redo" nor "update".
     """
     if requested.overwrite:
         wipe(fs, folder, requested.job.inputs)
     while True:
         existing_job, problem = inspect_folder(fs, folder, requested)
-        if problem is not None and requested.on_input_change != "redo":
+        if problem is not None and not requested.accepts_changes:
             raise problem
         try:
             job = manifest.read_job(fs, folder)
@@ -271,30 +286,10 @@ def create_or_open_job(
             if manifest.create_job(fs, folder, job) and existing_job is None:
                 return job
             continue
+        job = begin_update(job)
         if output_settings.differences(job, requested.job):
             check_change(job)
             job = output_settings.change(fs, folder, job, requested.job)
         if problem is None:
             return job
-        requested_inputs = {input.rel: input for input in requested.job.inputs}
-        removed = [
-            input
-            for input in job.inputs
-            if requested_inputs.get(input.rel) is None
-            or inputs_differ_error(_with_single_input(job, input), _with_single_input(job, requested_inputs[input.rel]))
-        ]
-        paths = (manifest.translated_path(folder, input.out_rel) for input in removed)
-        if lost := [path.relative_to(folder).as_posix() for path in paths if stat_or_none(fs, path)]:
-            names = ", ".join(lost[:20]) + (f" and {len(lost) - 20} more" if len(lost) > 20 else "")
-            log.warning("redo folder=%s removes outputs whose inputs were removed or changed: %s", folder.name, names)
-        paths_in_use = frozenset(input.out_rel for input in requested.job.inputs)
-        discard_inputs(fs, folder, removed, job.replaced_paths, paths_in_use)
-        inputs, changed = requested.job.inputs, {input.rel for input in removed}
-        units = file_units.regroup(inputs, job.inputs, job.units, job.identity, changed)
-        job = replace(job, inputs=inputs, formats=requested.job.formats, units=units)
-        manifest.replace_job(fs, folder, job)
-        return job
-
-
-def _with_single_input(job: JobRecord, input: Input) -> JobRecord:
-    return replace(job, inputs=(input,))
+        return input_list.take_inputs(fs, folder, job, requested.job, keep_removed)

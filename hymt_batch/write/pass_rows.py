@@ -78,7 +78,7 @@ class PassRows:
                 continue
             for row_index, position in table.rows_of(file_id, shard.first_row, shard.first_row + shard.num_rows):
                 loaded = self._load_shard(table, table.shard_of(position))
-                if loaded is not None:
+                if loaded is not None and position - loaded.shard.first_row in range(loaded.shard.num_rows):
                     row = loaded.contents.rows[position - loaded.shard.first_row]
                     rows.setdefault(row_index, []).append((number, row))
         return rows

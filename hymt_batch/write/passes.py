@@ -51,7 +51,6 @@ class PassRecord:
     """The contents of `pass.json`. The rows of all files are numbered from 0, in the order of the files."""
 
     number: int  # from 1
-    job_identity_sha256: str
     identity: JsonDict  # with which the rows are decoded
     environment: JsonDict  # of the run that began the pass
     statuses: tuple[str, ...]  # by which the rows were selected
@@ -112,7 +111,6 @@ def create(fs: Fs, folder: Path, record: PassRecord) -> None:
     DurableFolders(fs, folder).ensure(pass_folder(folder, record.number) / ".hymt")
     value: JsonDict = {
         "number": record.number,
-        "job": record.job_identity_sha256,
         "identity": record.identity,
         "environment": record.environment,
         "statuses": list(record.statuses),
@@ -144,7 +142,6 @@ def read(fs: Fs, folder: Path, number: int) -> PassRecord | None:
             raise ValueError
         return PassRecord(
             number,
-            str(value["job"]),
             dict(value["identity"]),
             dict(value["environment"]),
             tuple(map(str, value["statuses"])),
@@ -225,14 +222,17 @@ def finished(fs: Fs, folder: Path, record: PassRecord) -> JobPass | None:
     return JobPass(record.number, record.identity, record.statuses, record.flags, files, listed, tuple(shards))
 
 
-def recover(fs: Fs, folder: Path, identity_sha256: str) -> tuple[JobPass, ...]:
-    """Return the finished passes of a job whose `job.json` is lost, by what is in their folders."""
+def recover(fs: Fs, folder: Path) -> tuple[JobPass, ...]:
+    """Return the finished passes of a job whose `job.json` is lost, by what is in their folders.
+
+    They are those of the job of the folder: a job that starts over removes them.
+    """
     found: list[JobPass] = []
     for number in count(1):
         job_pass = None
         with contextlib.suppress(StateDamagedError):
             record = read(fs, folder, number)
-            if record is not None and record.job_identity_sha256 == identity_sha256:
+            if record is not None:
                 job_pass = finished(fs, folder, record)
         if job_pass is None:
             return tuple(found)

@@ -26,7 +26,7 @@ MAX_STATE_PATH_BYTES = len("/.hymt/f0123456789abcdef/s0000000/.tmp-p00000-") + 3
 """Maximum number of bytes that a path in `.hymt` adds to the path of the output folder."""
 
 STATE_FOLDERS = (".hymt", ".hymt/lease", ".hymt/quarantine", ".hymt/attempts", ".hymt/spool", ".hymt/passes")
-FOLDERS = (*STATE_FOLDERS, "translated", "errors", "review", "set_aside")
+FOLDERS = (*STATE_FOLDERS, "translated", "errors", "review", "set_aside", "retired")
 FILES = ("manifest.json", ".hymt/job.json", ".hymt/lease/job.json")
 
 

@@ -21,8 +21,9 @@ from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import Document, Input, Row, Shard, ShardRecord, SkippedFile, plural
 from hymt_batch.storage_error import wrap_os_errors
-from hymt_batch.write import cleanup, file_record, manifest_contents, published_file, set_aside
+from hymt_batch.write import cleanup, file_record, manifest_contents, published_file, retired, set_aside
 from hymt_batch.write.changed_inputs import describe_change
+from hymt_batch.write.closed_rows import ClosedRows
 from hymt_batch.write.input_changes import hash_input, input_changed_error
 from hymt_batch.write.kept_records import FileRecords, KeptRecord, RecordPool
 from hymt_batch.write.part_reader import PartReader
@@ -30,7 +31,7 @@ from hymt_batch.write.part_store import PartStore
 from hymt_batch.write.pass_rows import PassRows
 from hymt_batch.write.published_file import Assembly, InputAccess
 from hymt_batch.write.row_record import ShardRows
-from hymt_batch.write.settings import WriteConfig
+from hymt_batch.write.settings import Retire, WriteConfig
 from hymt_batch.write.shard_table import ShardTable
 from hymt_batch.write.tally import Tally
 
@@ -78,6 +79,7 @@ class Publisher:
         self._outdated: dict[str, str] = {}  # file id -> `out_rel` of a file with earlier output settings
         self._complete_shards: dict[str, ShardTable] = {}  # file id -> the shards of a file that have a row record
         self._own_sha256s: dict[str, str] = {}  # `out_rel` -> sha256 of a file that this job will replace
+        self._to_retire: dict[str, str] = {}  # file id -> `out_rel` of an earlier version that is kept in retired/
         self._listed_skipped: tuple[SkippedFile, ...] = ()  # in the manifest
         self._has_manifest = self._redo = False
         self._has_lists = True  # an earlier run may have left lists of rows
@@ -98,12 +100,15 @@ class Publisher:
     def unpublished_inputs(self) -> list[Input]:
         return [input for input in self._inputs if input.file_id not in self.published]
 
-    def load_published(self, *, redo: bool, is_new: bool = False) -> None:
+    def load_published(
+        self, *, redo: bool, is_new: bool = False, hash_of: Callable[[Input], JsonDict] = hash_input
+    ) -> None:
         """Find the files that are published and intact, and whose inputs did not change.
 
         Args:
             redo: Decode the rows of changed inputs again.
             is_new: This run created the job: no file is published, unless another run has taken over and finished.
+            hash_of: Returns size and sha256 of an input.
 
         Raises:
             InputChangedError: An input changed since it was decoded, and `redo` is false.
@@ -114,13 +119,17 @@ class Publisher:
         path = self._folder / "manifest.json"
         if is_new and stat_or_none(self._fs, path) is None:
             return
+        closed = ClosedRows(self._fs, self._folder, self._job)
         for input in self._inputs:
             record = file_record.read_record(self._fs, self._folder, input)
+            if record is None and (earlier := closed.record(input)) is not None:
+                self._will_replace(input, earlier)
+                continue
             if record is None or record["identity"] != self._identity_sha256:
                 if (recorded := recorded_sha256s.get(input.out_rel)) is not None:
                     self._own_sha256s[input.out_rel] = recorded
                 continue
-            is_unchanged = hash_input(input) == record["input"]
+            is_unchanged = hash_of(input) == record["input"]
             if (
                 not is_unchanged
                 and not redo
@@ -140,6 +149,10 @@ class Publisher:
                 continue
             self._own_sha256s[record["out_rel"]] = file_record.output_sha256(record)
             remove(self._fs, file_record.record_path(self._folder, input))
+        self._load_manifest(path)
+
+    def _load_manifest(self, path: Path) -> None:
+        """Find whether the manifest describes the published files; remove it if some of them will be replaced."""
         if stat_or_none(self._fs, path) is None:
             return
         if self.all_published:
@@ -147,9 +160,15 @@ class Publisher:
             self._has_manifest = has_content(
                 self._fs, path, manifest_contents.build(self._job, self.file_records(), listed)
             )
-        else:  # some of the files that it describes will be replaced
+        else:
             remove(self._fs, path)
         self._fs.fsync_dir(self._folder)  # the process that wrote it may have been killed before this sync
+
+    def _will_replace(self, input: Input, earlier: JsonDict) -> None:
+        """Note the earlier version of a file that an update makes anew; `earlier` is its record."""
+        self._own_sha256s[earlier["out_rel"]] = file_record.output_sha256(earlier)
+        if self._config.retire is Retire.all:
+            self._to_retire[input.file_id] = earlier["out_rel"]
 
     def _set_published(self, input: Input, record: JsonDict, shards: ShardTable) -> None:
         self.published[input.file_id] = _Published(self._pool.keep(record, input.rel, input.out_rel), shards)
@@ -298,6 +317,8 @@ class Publisher:
         return loaded
 
     def _preserve_foreign(self, input: Input, sha256: str) -> bool:
+        if (earlier := self._to_retire.pop(input.file_id, None)) is not None:
+            retired.keep(self._fs, self._folder, earlier, self._folders.ensure)
         ours = (sha256, self._own_sha256s.pop(input.out_rel, None))
         return set_aside.preserve_foreign(self._fs, self._folder, input.out_rel, ours, self._folders.ensure)
 

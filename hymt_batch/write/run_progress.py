@@ -1,4 +1,4 @@
-"""How far the newest run of a job came, and what it allows: a small file in `.hymt`, read by `status` alone.
+"""How far the newest run of a job came, and what it allows: a small file in `.hymt`, read by `status` and the report.
 
 A hint, never trusted over the parts: a run writes it a few times a minute and at its end, and a killed run leaves an
 earlier one. Best effort: a failure to write it is ignored.
@@ -15,6 +15,8 @@ from pathlib import Path
 from hymt_batch import manifest
 from hymt_batch.fs import replace, write_new
 from hymt_batch.fs_protocol import Fs
+from hymt_batch.write import timeline
+from hymt_batch.write.timeline import Interval
 
 MAX_BYTES = 1 << 14
 
@@ -30,6 +32,7 @@ class RunProgress:
     share: float | None = None  # of what is decoded, by source tokens: 0 to 1; None if not yet known
     seconds_left: float | None = None  # None if not yet known
     at: str = ""  # when it was written, in UTC
+    timeline: tuple[Interval, ...] = ()  # of all runs, as far as they recorded it
 
     @property
     def limits(self) -> tuple[float, int]:
@@ -43,6 +46,7 @@ def path(folder: Path) -> Path:
 def write(fs: Fs, folder: Path, progress: RunProgress) -> None:
     """Write the progress of a run. The caller holds the lease, if leases are enabled."""
     value = asdict(progress) | {"at": datetime.now(UTC).isoformat(timespec="seconds")}
+    value["timeline"] = timeline.encode(progress.timeline)
     tmp = manifest.state_folder(folder) / f".tmp-progress.json-{uuid.uuid4().hex}"
     with contextlib.suppress(OSError, ValueError):
         write_new(fs, tmp, manifest.seal(value))
@@ -62,5 +66,6 @@ def read(fs: Fs, folder: Path) -> RunProgress | None:
             share=None if share is None else min(1.0, max(0.0, float(share))),
             seconds_left=None if seconds_left is None else max(0.0, float(seconds_left)),
             at=datetime.fromisoformat(value["at"]).isoformat(timespec="seconds"),
+            timeline=timeline.decode(value.get("timeline")),
         )
     return None

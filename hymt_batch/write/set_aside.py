@@ -86,13 +86,13 @@ def _preserve(fs: Fs, folder: Path, out_rel: str, sha256: str, make_folder: Call
     for digits in DIGEST_LENGTHS:
         target = preserved_path(folder, out_rel, sha256[:digits])
         make_folder(target.parent)
-        if _link_or_copy(fs, folder, path, target) or _has_sha256(fs, target, sha256):
+        if link_or_copy(fs, folder, path, target) or has_sha256(fs, target, sha256):
             fs.fsync_dir(target.parent)
             return target
     raise FileExistsError(errno.EEXIST, "other files already use all possible names", str(target))
 
 
-def _link_or_copy(fs: Fs, folder: Path, path: Path, target: Path) -> bool:
+def link_or_copy(fs: Fs, folder: Path, path: Path, target: Path) -> bool:
     """Hard link a file to `target`, or copy it if the file system has no hard links; False if the name is taken."""
     try:
         fs.link(path, target)
@@ -120,7 +120,8 @@ def _read_chunks(fs: Fs, path: Path) -> Iterator[bytes]:
         offset += len(chunk)
 
 
-def _has_sha256(fs: Fs, path: Path, sha256: str) -> bool:
+def has_sha256(fs: Fs, path: Path, sha256: str) -> bool:
+    """Return whether there is a file with this sha256 at a path."""
     stat = stat_or_none(fs, path)
     return stat is not None and stat.kind == "file" and hash_file(fs, path)[1] == sha256
 

@@ -29,6 +29,14 @@ class OnError(Enum):
     source = "source"
 
 
+class Retire(Enum):
+    """Which outputs an update keeps in retired/."""
+
+    removed = "removed"  # those whose inputs are gone
+    all = "all"  # also the earlier versions of changed files
+    none = "none"
+
+
 @dataclass(kw_only=True, slots=True)
 class WriteConfig:
     """How translations are written; every field is explained in conf/write/."""
@@ -45,6 +53,8 @@ class WriteConfig:
     fuzzy: Output[bool] = False
     wrap_cues: Output[bool] = True
     keep_rows: Operation[bool] = True
+    retire: Operation[Retire] = Retire.removed
+    keep_retired_days: Operation[int | None] = None
     min_free: Operation[Any] = "auto"
 
     def __post_init__(self) -> None:
@@ -72,6 +82,11 @@ class WriteConfig:
                 f"write.translation_field and write.meta_field are both {self.meta_field!r}",
                 why="one would overwrite the other",
                 fix="Set write.meta_field=hymt (the default).",
+            )
+        if self.keep_retired_days is not None and self.keep_retired_days < 0:
+            raise ConfigError(
+                f"write.keep_retired_days={self.keep_retired_days} must be 0 or more days",
+                fix="Set write.keep_retired_days=null to keep retired outputs for ever.",
             )
         if self.row_group_rows < 1:
             raise ConfigError(

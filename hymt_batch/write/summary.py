@@ -11,6 +11,7 @@ from hymt_batch import manifest
 from hymt_batch.manifest import JsonDict
 from hymt_batch.records import SkippedFile
 from hymt_batch.write.totals import Totals
+from hymt_batch.write.update_counts import UpdateCounts
 
 
 class Paths(Sequence[Path]):
@@ -67,6 +68,12 @@ class Summary:
     reviews: Sequence[Path] = ()  # lists of flagged rows
     num_files_assembled_again: int = 0  # with new output settings, by this run, without decoding
     num_shards_merged: int = 0  # translated by tasks, and published by this run
+    update: UpdateCounts | None = None  # with on_input_change=update; of the whole update, if it took several runs
+
+    @property
+    def update_lines(self) -> list[str]:
+        """What the update changed, as lines for people."""
+        return [] if self.update is None else [f"  {self.update.describe()}"]
 
 
 def summarize(folder: Path, records: Sequence[JsonDict], seconds: float, num_rows_decoded: int) -> Summary:

@@ -20,6 +20,7 @@ class Tally:
         self.flags: dict[str, int] = {}
         self.tokens = {"source": 0, "new": 0}
         self.tries: dict[str, int] = {}
+        self.origins: dict[str, int] = {}  # identity under which known rows were decoded; see records.Row
         self.degraded: dict[str, int] = {}
         self.environments: list[JsonDict] = []  # the distinct ones
         self._in_passes: dict[int, int] = {}  # number of a pass -> rows that it has
@@ -39,6 +40,8 @@ class Tally:
         for row in rows.contents.rows:
             for step, count in row.tries:
                 _count(self.tries, step, count)
+            if row.origin:
+                _count(self.origins, row.origin)
 
     def move(self, earlier: Status, status: Status) -> None:
         """Count a row by another status."""
@@ -86,6 +89,7 @@ class Tally:
             "flags": self.flags,
             "tokens": self.tokens,
             **({"tries": tries} if (tries := {step: count for step, count in self.tries.items() if count}) else {}),
+            **({"origins": self.origins} if self.origins else {}),
             "degraded": self.degraded,
             "environments": self.environments,
         }

@@ -50,7 +50,7 @@ def installed(decode: engine.Decode = engine.upper, worker_command: Sequence[str
 def run(overrides: Sequence[str], decode: engine.Decode = engine.upper, worker_command: Sequence[str] = ()) -> int:
     """Run the command line of the job with the fakes, and return its exit code."""
     with installed(decode, worker_command):
-        return front.main(["translate", *overrides])
+        return front.main(["translate", "launch.report=false", *overrides])  # a later one holds
 
 
 def translate_with(job: Any, reporter: Any, decode: engine.Decode = engine.upper) -> Any:
@@ -74,7 +74,8 @@ class Job:
     def __call__(self, *overrides: str) -> Any:
         from hymt_batch import config
 
-        job = config.load("translate", [f"output_dir={self.folder / 'out'}", "tgt_lang=fr", "model=demo", *overrides])
+        words = [f"output_dir={self.folder / 'out'}", "tgt_lang=fr", "model=demo", "launch.report=false"]
+        job = config.load("translate", [*words, *overrides])
         with Reporter("off") as reporter:
             return translate_with(job, reporter, self._decode)
 

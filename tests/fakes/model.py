@@ -59,6 +59,7 @@ class Model:
     environment: dict[str, Any] = field(default_factory=lambda: {"device": "stub"})
     num_parameters: int = 1000
     on_gpu: bool = False
+    dtype_bytes: int = 4
     tokenizer: Bytes = field(default_factory=Bytes)
     device: str = "cpu"
     max_context: int = 1 << 20

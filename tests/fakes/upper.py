@@ -9,7 +9,7 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from hymt_batch.formats.field_rows import ends_row
 from hymt_batch.fs import OS_FS, OsFs
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Document, Input, Part, Preamble, Prompt, Row, Segment, Shard, Status, Translation
+from hymt_batch.sent_key import keys_of
 from hymt_batch.source import stream
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.write import identity_versions
@@ -37,7 +38,7 @@ IDENTITY: dict[str, Any] = {
     "batch": {"shard_rows": 8, "part_rows": 3},
 }
 ENVIRONMENT = {"device": "none"}
-SETTINGS: dict[str, Any] = {"write.format": "input", "write.review": True, "check.min_logprob": None}
+SETTINGS: dict[str, Any] = {"write.format": "input", "write.review": True, "check.flag.min_logprob": None}
 
 
 def shape_row(document: Document, row: Row, one_line: bool) -> Row:
@@ -121,6 +122,29 @@ def plan(shard: Shard, part_rows: int = 3) -> list[Part]:
         runs = (2,) * (len(words) // 2) + (1,) * (len(words) % 2)
         parts.append(Part(shard, part_index, num_parts, (row,), prompts, run_lengths=runs))
     return parts
+
+
+def prompts(shard: Shard) -> list[Prompt]:
+    """Return a prompt for each text of a shard, by which its rows have keys."""
+    texts = [(index, document) for index, document in enumerate(shard.documents) if document.text]
+    return [
+        Prompt(Segment(index, 0, document.text or ""), document.id, tuple((document.text or "").encode()), 1, "fr")
+        for index, document in texts
+    ]
+
+
+def plan_around(shard: Shard, known: Collection[str], part_rows: int) -> list[Part]:
+    """Plan parts as `batch.plan_parts` does where rows are known: those come last, in parts of their own."""
+    decoded = [index for index, document in enumerate(shard.documents) if document.text not in known]
+    others = [index for index in range(len(shard.documents)) if index not in decoded]
+    groups = [rows[i : i + part_rows] for rows in (decoded, others) for i in range(0, len(rows), part_rows)] or [[]]
+    return [Part(shard, index, len(groups), tuple(rows)) for index, rows in enumerate(groups)]
+
+
+def with_keys(part: Part, rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of a part with the keys that `assemble_rows` gives them."""
+    keys = keys_of(part.shard.documents, prompts(part.shard))
+    return [replace(row, key=keys.get(row.row_index - part.shard.first_row, b"")) for row in rows]
 
 
 def upper_segments(prompts: Sequence[Prompt]) -> list[Translation]:

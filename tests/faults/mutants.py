@@ -27,6 +27,7 @@ from hymt_batch.run.unit import PartResult, Unit
 from hymt_batch.write import (
     claim,
     cleanup,
+    closed_rows,
     file_record,
     lease,
     manifest_contents,
@@ -43,8 +44,11 @@ from hymt_batch.write import (
     set_aside,
     shard_plan,
     storage,
+    update,
 )
 from hymt_batch.write import part as parts
+from hymt_batch.write.closed_rows import ClosedRows, KnownRows
+from hymt_batch.write.committed_rows import CommittedRows
 from hymt_batch.write.job_output import JobOutput
 from hymt_batch.write.open_files import OpenFiles
 from hymt_batch.write.output import Output
@@ -547,6 +551,9 @@ SEEN_BY = {
     "a plan does not know the units of its job": "tasks",
     "the last unit of a plan is handed to nobody": "tasks",
     "a merge leaves the claims of killed tasks": "tasks",
+    "a closed generation is removed before the new file is published": "update",
+    "rows of an unfinished new version count as known": "update",
+    "the manifest stays while an update works": "update",
     "a pass becomes part of the job when it begins": "pass",
     "a pass becomes part of the job before its rows are recorded": "pass",
     "a pass becomes part of the job before the manifest is removed": "pass",
@@ -688,6 +695,50 @@ def _() -> Any:
 @mutant("a merge leaves the claims of killed tasks")
 def _() -> Any:
     return patched((claim, "clear", lambda fs, folder: None))
+
+
+@mutant("a closed generation is removed before the new file is published")
+def _() -> Any:
+    original = PartStore.finish_shard
+
+    def finish_shard(self: PartStore, file_id: str, shard: ShardRecord) -> None:
+        original(self, file_id, shard)
+        closed_rows.discard(self._fs, self._folder)
+
+    return patched((PartStore, "finish_shard", finish_shard))
+
+
+@mutant("rows of an unfinished new version count as known")
+def _() -> Any:
+    original = ClosedRows.find
+    unfinished: dict[ClosedRows, list[int]] = {}  # shards that an earlier run completed
+
+    def find(self: ClosedRows, input: Input, keys: Any) -> KnownRows:
+        known = original(self, input, keys)
+        records = CommittedRows.open(self._fs, self._folder, _identity_of(self)).records
+        rows = dict(known.rows)
+        for index in unfinished.setdefault(self, list(records.shard_indexes(input.file_id))):
+            loaded = records.read(input.file_id, index)
+            for row in loaded[1].rows if loaded else ():
+                for document, key in keys.items():
+                    if row.key == key.sent and row.text:
+                        rows.setdefault(document, row)
+        return replace(known, rows=rows, environments=known.environments or (upper.ENVIRONMENT,))
+
+    return patched((ClosedRows, "find", find))
+
+
+def _identity_of(rows: ClosedRows) -> str:
+    return manifest.read_job(rows._fs, rows._folder).identity_sha256
+
+
+@mutant("the manifest stays while an update works")
+def _() -> Any:
+    def remove(fs: Any, path: Path) -> None:
+        if path.name != "manifest.json":
+            files.remove(fs, path)
+
+    return patched((update, "remove", remove), (publisher, "remove", remove))
 
 
 @mutant("a pass becomes part of the job when it begins")
@@ -840,6 +891,12 @@ def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
 def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
     for num_steps in (*worlds.REDO_STEPS, worlds.REDO_STEPS[0]):
         worlds.explore(folder, rng, tally, partial(worlds.redo, num_steps=num_steps), Explorer, size // 4)
+
+
+@harness("update")
+def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
+    for _ in range(3):
+        worlds.explore(folder, rng, tally, worlds.update, Explorer, size // 3)
 
 
 @harness("damage")

@@ -123,6 +123,9 @@ class SimFS:
     def rename(self, source: Path, target: Path) -> None:
         late = self._change()
         inode, old, new = self._inode(source), self._dir(source.parent), self._dir(target.parent)
+        taken = self.nodes.get(new.names.get(target.name, -1))
+        if taken is not None and taken.kind == "dir" and taken.names:
+            raise OSError(errno.ENOTEMPTY, "not empty", str(target))
         if new.names.get(target.name) != inode:  # POSIX: a rename between two names of one file has no effect
             if old is new:
                 self._rename(old, (source.name, -1), (target.name, inode))

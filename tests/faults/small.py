@@ -118,6 +118,18 @@ def holder(host: str = "here") -> LeaseHolder:
     return LeaseHolder(f"owner{id_number}", host, "", "", NO_SUCH_PID + id_number, "1", "", 0, "long ago")
 
 
+def _plan_parts(
+    shard: Shard, prompts: Any, rejections: Any, plan: Callable[[Shard], list[Part]], limit: Any, known: dict[int, Row]
+) -> list[Part]:
+    """Return the parts that the world plans, with what the output knows of their rows."""
+    return [
+        replace(part, known={index: known[index] for index in part.document_indices if index in known})
+        if known
+        else part
+        for part in plan(shard)
+    ]
+
+
 @contextlib.contextmanager
 def simulated() -> Iterator[None]:
     """Replace ids, lease holders, clocks and pauses by simulated ones, and disable logging."""
@@ -133,7 +145,7 @@ def simulated() -> Iterator[None]:
         (lease, "threading", SimpleNamespace(Thread=_NoThread, Event=threading.Event, Lock=threading.Lock)),
         (files, "RETRY_DELAYS_S", (0.0, 0.0)),
         (files, "time", SimpleNamespace(sleep=clock.sleep)),
-        (translate, "batch", SimpleNamespace(plan_parts=lambda shard, prompts, rejections, plan, limit: plan(shard))),
+        (translate, "batch", SimpleNamespace(plan_parts=_plan_parts)),
     ]
     originals = [getattr(owner, name) for owner, name, _ in changes]
     level = logging.root.manager.disable
@@ -189,13 +201,23 @@ class World:
     goes_on: bool = False  # the expected output is that of an unbroken run in the folder as it is at the start
     tasks: int = 0  # number of tasks that a prepared job is divided among; 0: one process translates it
     disorder: bool = False  # parts are committed in another order than planned, as by several workers
+    has_keys: bool = False  # rows have keys, and each text depends on what is decoded with it, as with a real model
+    known: frozenset[str] = frozenset()  # texts that an update knows from the earlier version of the first file
     retries: bool = False  # the job is finished at the start, and its rows are decoded again in a pass
     translates_first: bool = False  # before a pass begins or goes on, the job itself runs again
 
     def __post_init__(self) -> None:
         self.plans = {
-            input.rel: [(shard, upper.plan(shard, self.part_rows)) for shard in self._shards(input)]
-            for input in self.inputs
+            input.rel: [
+                (
+                    shard,
+                    upper.plan_around(shard, self.known if index == 0 else (), self.part_rows)
+                    if self.has_keys
+                    else upper.plan(shard, self.part_rows),
+                )
+                for shard in self._shards(input)
+            ]
+            for index, input in enumerate(self.inputs)
         }
         self.places = {
             f"{rel}/{shard.index}/{part.index}": f"/job/.hymt/f{shard.input.file_id}/s{shard.index:07}/p{part.index:05}"
@@ -224,8 +246,8 @@ class World:
             for input in self.inputs
             if self.documents[input.rel]
         )
-        job_sha256, identity = manifest.digest(self.identity), self.identity | {"decode": {"method": "again"}}
-        self.pass_record = PassRecord(1, job_sha256, identity, upper.ENVIRONMENT, ("empty", "ok"), (), files)
+        identity = self.identity | {"decode": {"method": "again"}}
+        self.pass_record = PassRecord(1, identity, upper.ENVIRONMENT, ("empty", "ok"), (), files)
         shards = [shard for (shard,) in self.cut_pass(lambda index: None)]
         self.plans = {"pass 1": [(shard, upper.plan(shard, self.part_rows)) for shard in shards]}
         self.places = {
@@ -305,7 +327,7 @@ def run_job(fs: SimFS, world: World, seen: Seen, **options: Any) -> None:
         output.assemble_outdated()
         if not output.is_complete:
             for unit in in_disorder(missing_units(world, seen, output), world.disorder):
-                decode(unit, seen, output)
+                decode(unit, seen, output, has_keys=world.has_keys)
                 if world.beats and output._lease is not None:
                     output._lease.refresh()
         output.finalize()
@@ -472,7 +494,9 @@ def missing_units(world: World, seen: Seen, output: Output) -> Iterator[Unit]:
     recorder: Any = Recorder(world, seen)
     prepared: Any = (
         [
-            shard if isinstance(shard, SkippedShard) else SimpleNamespace(shard=shard, prompts=(), rejections={})
+            shard
+            if isinstance(shard, SkippedShard)
+            else SimpleNamespace(shard=shard, prompts=upper.prompts(shard) if world.has_keys else (), rejections={})
             for shard in shards
         ]
         for shards in read_units(output.units(), world.cut_shards, output.shard_record)
@@ -494,7 +518,7 @@ def in_disorder(units: Iterator[Unit], disorder: bool) -> Iterator[Unit]:
     yield from held
 
 
-def decode(unit: Unit, seen: Seen, output: JobOutput) -> None:
+def decode(unit: Unit, seen: Seen, output: JobOutput, *, has_keys: bool = False) -> None:
     """Decode a unit, and commit what is missing of it, in the same steps as jobs/translate.py."""
     for result in unit.results(upper.upper_segments(unit.prompts), upper.ENVIRONMENT, ()):
         part = result.part
@@ -503,7 +527,9 @@ def decode(unit: Unit, seen: Seen, output: JobOutput) -> None:
             if commit_result(output, result):
                 seen.acknowledged.add(name_of(part.run.of))
         else:
-            rows = upper.upper_together(part, unit.parts) if len(unit.parts) > 1 else upper.upper(part)
+            is_together = has_keys or len(unit.parts) > 1
+            rows = upper.upper_together(part, unit.parts) if is_together else upper.upper(part)
+            rows = upper.with_keys(part, rows) if has_keys else rows
             output.commit(part, rows, upper.ENVIRONMENT)
         seen.acknowledged.add(name_of(part))
         output.finish_if_complete(part.shard)

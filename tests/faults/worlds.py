@@ -11,6 +11,7 @@ from typing import Any
 from hymt_batch import file_units, manifest
 from hymt_batch.errors import HymtError
 from hymt_batch.write.settings import OnError, WriteConfig, WriteFormat
+from tests.fakes import upper
 from tests.faults.explore import Copy, Erring, Explorer, Tally, Zombies, copying, recover_damaged
 from tests.faults.simfs import EndlessRunError, SimFS
 from tests.faults.small import (
@@ -224,6 +225,32 @@ def redo(
     return world
 
 
+def update(folder: Path, rng: random.Random) -> World:
+    """A finished job over two files, of which the first then changed: rows moved, some are new; it runs with update.
+
+    A new row stands in the first and in the last shard, so that rows of the new version could be taken for known ones.
+    """
+    old = make("update", folder, rng, files=2, mark="-old", has_keys=True)
+    part_way(old.start, old, 1000)
+    texts = [document.text or "" for document in old.documents["in.txt"]]
+    kept = [text for text in texts if rng.random() < 0.7]
+    lines = ["new twice", *rng.sample(kept, len(kept)), "changed", "empty again", "new twice"]
+    path = folder / "update-new0"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    input = replace(old.inputs[0], path=str(path), size=path.stat().st_size)
+    world = replace(
+        old,
+        inputs=[input, *old.inputs[1:]],
+        documents={**old.documents, input.rel: list(upper.read(input))},
+        known=frozenset(text for text in texts if not text.startswith("empty")),
+        options={"on_input_change": "update"},
+        goes_on=True,
+        older=final_bytes(old.start),
+    )
+    world.start = old.start.after_power_loss("whole", (True,) * 99)
+    return world
+
+
 def new_settings(folder: Path, rng: random.Random, num_steps: int | None = None) -> World:
     """The folder of a finished job, or of one that is being assembled again, with other output settings."""
     seed = rng.random()
@@ -377,6 +404,8 @@ EXPLORED: list[tuple[Make, type[Explorer]]] = [
     (no_rows_kept, Explorer),
     (overwrite, Explorer),
     (redo, Explorer),
+    (update, Explorer),
+    (update, Zombies),
     (a_long_row, Explorer),
     (a_damaged_run, Explorer),
     (a_long_row_redone, Explorer),

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 
+from hymt_batch.formats.deferred import Deferred
 from hymt_batch.formats.fields import DocumentFields
 from hymt_batch.formats.format import Addressing, Format, Kind
-from hymt_batch.formats.jsonl.columns import collect_columns
-from hymt_batch.formats.jsonl.head import check_lines, check_rows, fits_lines, fits_rows
-from hymt_batch.formats.jsonl.reader import read_head, read_rows
-from hymt_batch.formats.jsonl.row_array import RowArrayInput, RowArrayWriter, count_elements
-from hymt_batch.formats.jsonl.writer import JsonlWriter
 from hymt_batch.formats.line_count import count_rows
 from hymt_batch.formats.line_input import LineInput
+
+_HEAD = "hymt_batch.formats.jsonl.head"
+_READER = "hymt_batch.formats.jsonl.reader"
+_ROW_ARRAY = "hymt_batch.formats.jsonl.row_array"
+_FIELDS = DocumentFields(Deferred("hymt_batch.formats.jsonl.columns", "collect_columns"), precede_rows=False)
 
 LINES = Format(
     name="jsonl",
@@ -21,14 +22,14 @@ LINES = Format(
     addressing=Addressing.BYTE_OFFSET,
     extension=".jsonl",
     input_extensions=(".jsonl", ".ndjson"),
-    check_head=check_lines,
-    fits=fits_lines,
+    check_head=Deferred(_HEAD, "check_lines"),
+    fits=Deferred(_HEAD, "fits_lines"),
     source_settings=("encoding",),
     escapes_characters=True,
-    open_input=partial(LineInput, read_rows=read_rows, read_head=read_head),
-    open_writer=JsonlWriter,
+    open_input=partial(LineInput, read_rows=Deferred(_READER, "read_rows"), read_head=Deferred(_READER, "read_head")),
+    open_writer=Deferred("hymt_batch.formats.jsonl.writer", "JsonlWriter"),
     count_rows=count_rows,
-    fields=DocumentFields(collect_columns, precede_rows=False),
+    fields=_FIELDS,
 )
 
 ROWS = Format(
@@ -37,12 +38,12 @@ ROWS = Format(
     kind=Kind.ROWS,
     addressing=Addressing.BYTE_OFFSET,
     extension=".json",
-    check_head=check_rows,
-    fits=fits_rows,
+    check_head=Deferred(_HEAD, "check_rows"),
+    fits=Deferred(_HEAD, "fits_rows"),
     source_settings=("encoding",),
     escapes_characters=True,
-    open_input=RowArrayInput,
-    open_writer=RowArrayWriter,
-    count_rows=count_elements,
-    fields=DocumentFields(collect_columns, precede_rows=False),
+    open_input=Deferred(_ROW_ARRAY, "RowArrayInput"),
+    open_writer=Deferred(_ROW_ARRAY, "RowArrayWriter"),
+    count_rows=Deferred(_ROW_ARRAY, "count_elements"),
+    fields=_FIELDS,
 )

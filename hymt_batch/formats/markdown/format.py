@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hymt_batch.formats.markdown.blocks import MarkdownFile
+from hymt_batch.formats.deferred import Deferred
 from hymt_batch.formats.spliced import spliced_format
 from hymt_batch.records import Document
 
@@ -12,7 +12,7 @@ def _can_hold(document: Document, text: str) -> bool:
 
 
 FORMAT = spliced_format(
-    MarkdownFile,
+    Deferred("hymt_batch.formats.markdown.blocks", "MarkdownFile"),
     name="markdown",
     about="Markdown; paragraphs, headings, list items and table cells",
     extension=".md",

@@ -6,23 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hymt_batch.formats.deferred import Deferred
 from hymt_batch.formats.fields import DocumentFields, ReadDocuments
-from hymt_batch.formats.format import Addressing, Format, Kind, OpenInput, OutputSpec
-from hymt_batch.formats.parquet.fields import TableFieldReader, table_columns
-from hymt_batch.formats.parquet.reader import TableInput
-from hymt_batch.formats.parquet.saved_dataset import SavedTable, is_saved_split
-from hymt_batch.formats.parquet.schema import check_schema, check_values
-from hymt_batch.formats.parquet.table import ParquetTable
-from hymt_batch.formats.parquet.writer import ParquetWriter
-from hymt_batch.records import Input
+from hymt_batch.formats.format import Addressing, Format, Kind, OutputSpec
+from hymt_batch.formats.parquet.saved_split import is_saved_split
 
-
-def _open_parquet(input: Input) -> OpenInput:
-    return TableInput(ParquetTable(input))
-
-
-def _open_saved_split(input: Input) -> OpenInput:
-    return TableInput(SavedTable(input))
+_SCHEMA = "hymt_batch.formats.parquet.schema"
 
 
 def _count_rows(path: Path, source_settings: Mapping[str, Any]) -> set[int]:
@@ -40,11 +29,15 @@ def _check_first_row(spec: OutputSpec, documents: ReadDocuments) -> None:
 
 def _check_saved_rows(spec: OutputSpec, documents: ReadDocuments) -> None:
     if spec.keeps_bytes:
-        check_values(spec.input.rel, documents)
+        Deferred(_SCHEMA, "check_values")(spec.input.rel, documents)
     _check_first_row(spec, documents)
 
 
-_FIELDS = DocumentFields(table_columns, TableFieldReader)
+_FIELDS = DocumentFields(
+    Deferred("hymt_batch.formats.parquet.fields", "table_columns"),
+    Deferred("hymt_batch.formats.parquet.fields", "TableFieldReader"),
+)
+_WRITER = Deferred("hymt_batch.formats.parquet.writer", "ParquetWriter")
 
 PARQUET = Format(
     name="parquet",
@@ -55,11 +48,11 @@ PARQUET = Format(
     input_extensions=(".parquet",),
     magic=b"PAR1",
     compressible=False,
-    open_input=_open_parquet,
-    open_writer=ParquetWriter,
+    open_input=Deferred("hymt_batch.formats.parquet.open_input", "open_parquet"),
+    open_writer=_WRITER,
     count_rows=_count_rows,
     fields=_FIELDS,
-    check_output=check_schema,
+    check_output=Deferred(_SCHEMA, "check_schema"),
     check_rows=_check_first_row,
 )
 
@@ -70,8 +63,8 @@ SAVED_DATASET = Format(
     addressing=Addressing.ROW_NUMBER,
     extension=".parquet",
     compressible=False,
-    open_input=_open_saved_split,
-    open_writer=ParquetWriter,
+    open_input=Deferred("hymt_batch.formats.parquet.open_input", "open_saved_split"),
+    open_writer=_WRITER,
     count_rows=_count_rows,
     fields=_FIELDS,
     check_rows=_check_saved_rows,

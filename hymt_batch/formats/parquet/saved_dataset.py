@@ -6,14 +6,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+from hymt_batch.formats.parquet.saved_split import STATE_FILE
 from hymt_batch.formats.parquet.table import BATCH_ROWS, Table, top_column
-
-STATE_FILE = "state.json"
 
 
 class SavedTable(Table):
@@ -52,11 +50,6 @@ class SavedTable(Table):
                         piece = batch.slice(start, BATCH_ROWS)
                         yield piece if names is None else piece.select(names)
                     row = max(0, row - batch.num_rows)
-
-
-def is_saved_split(folder: str) -> bool:
-    """Return whether a folder is one split saved by `datasets.save_to_disk`."""
-    return all(os.path.isfile(os.path.join(folder, name)) for name in (STATE_FILE, "dataset_info.json"))
 
 
 def _saved_schema(folder: Path) -> Any:

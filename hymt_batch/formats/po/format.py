@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.formats.po.catalogue import Catalogue
-from hymt_batch.formats.po.writer import CatalogueWriter
+from hymt_batch.formats.deferred import Deferred
 from hymt_batch.formats.spliced import PlaceOptions, read_published, spliced_format
+
+_parse = Deferred("hymt_batch.formats.po.catalogue", "Catalogue")
 
 
 def _count_rows(path: Path, source_settings: Mapping[str, Any]) -> set[int]:
@@ -18,18 +19,18 @@ def _count_rows(path: Path, source_settings: Mapping[str, Any]) -> set[int]:
     An output does not tell which of its translations are new, unless all are.
     """
     options = PlaceOptions.of(source_settings.get)
-    left, every = Catalogue(read_published(path, {})).count_places(options)
+    left, every = _parse(read_published(path, {})).count_places(options)
     return {every} if options.entries == "all" else set(range(left, every + 1))
 
 
 FORMAT = spliced_format(
-    Catalogue,
+    _parse,
     name="po",
     about="Gettext catalogues; the entries without a translation",
     extension=".po",
     input_extensions=(".po", ".pot"),
     text_start=re.compile(rb'(?:#[^\n]*+\n|\s++)*+(?:msgid|msgctxt)[ \t]*+"'),
     source_settings=("entries",),
-    open_writer=CatalogueWriter,
+    open_writer=Deferred("hymt_batch.formats.po.writer", "CatalogueWriter"),
     count_rows=_count_rows,
 )

@@ -1,0 +1,258 @@
+"""The closed generation of a changed file: its rows as they were published, from which an update takes what it knows.
+
+When a published file changes, an update renames its state folder `.hymt/f<id>` to `.hymt/c<id>` in one step. Nothing
+changes there any more; it is removed when the whole job is complete again. Until then, every run takes the rows that it
+knows from there and from nowhere else, so that a text never depends on where a run stopped. Explained in
+docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from hymt_batch import manifest
+from hymt_batch.fs import stat_or_none
+from hymt_batch.fs_protocol import Fs
+from hymt_batch.manifest import JobRecord, JsonDict
+from hymt_batch.records import ERROR_STATUSES, Input, Row, ShardRecord, Status
+from hymt_batch.storage_error import wrap_os_errors
+from hymt_batch.write import cleanup, file_record, pass_rows, row_record, state_file
+from hymt_batch.write.pass_rows import PassRows
+from hymt_batch.write.row_record import RecordContents, RecordedPart, RecordHeader
+from hymt_batch.write.shard_table import ShardTable
+from hymt_batch.write.state_file import StateFileDamagedError
+
+log = logging.getLogger(__name__)
+
+TRIED_AGAIN = ERROR_STATUSES - {Status.CRASH_QUARANTINED}
+"""Statuses of rows that are not known. A row that ended its process again and again stays as it is."""
+
+ORIGIN_DIGITS = 16
+"""Hex digits of the sha256 of an identity in `Row.origin`."""
+
+MAX_LOADED = 4
+"""Most row records of a closed generation that are kept in memory."""
+
+
+class RowKey(NamedTuple):
+    """By what a row is recognised."""
+
+    sent: bytes  # see `sent_key`
+    digest: bytes  # of its source; for rows of versions that did not record what they sent; b"" if it says too little
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRows:
+    """The rows of a shard that the earlier version of its file has, and how they were decoded."""
+
+    rows: Mapping[int, Row]  # index of the document in its shard -> its row, with the place that it had
+    environments: tuple[JsonDict, ...] = ()  # in which the records were decoded that they come from, each once
+    degraded: tuple[str, ...] = ()  # see part.PartOrigin
+
+
+NOTHING_KNOWN = KnownRows({})
+
+
+class ClosedRows:
+    """The closed generations of a folder. Changes nothing on disk."""
+
+    def __init__(self, fs: Fs, folder: Path, job: JobRecord) -> None:
+        self._fs, self._folder, self._job = fs, folder, job
+        self._has_any: bool | None = None
+        self._file: tuple[str, _ClosedFile | None] | None = None  # the last one that was asked for
+
+    def has_file(self, input: Input) -> bool:
+        """Return whether a generation of a file is closed, so that some of its rows may be known."""
+        return self._has_closed_files() and self._open(input) is not None
+
+    def record(self, input: Input) -> JsonDict | None:
+        """Return the record of the earlier version of a file; None if no generation of the file is closed."""
+        return read_record(self._fs, self._folder, input) if self._has_closed_files() else None
+
+    def find(self, input: Input, keys: Mapping[int, RowKey]) -> KnownRows:
+        """Return the rows that are known of a shard; `keys` maps the index of a document to its key."""
+        closed = self._open(input) if keys and self._has_closed_files() else None
+        if closed is None:
+            return NOTHING_KNOWN
+        with wrap_os_errors(f"the earlier rows of {input.rel}"):
+            return closed.find(keys)
+
+    def _open(self, input: Input) -> _ClosedFile | None:
+        if self._file is None or self._file[0] != input.file_id:
+            with wrap_os_errors(f"the earlier rows of {input.rel}"):
+                self._file = input.file_id, _ClosedFile.open(self._fs, self._folder, input, self._job)
+        return self._file[1]
+
+    def _has_closed_files(self) -> bool:
+        if self._has_any is None:
+            self._has_any = bool(closed_folders(self._fs, self._folder))
+        return self._has_any
+
+
+class _ClosedFile:
+    """The rows of one closed generation, found by their keys."""
+
+    def __init__(self, fs: Fs, path: Path, file_id: str, record: JsonDict, job: JobRecord) -> None:
+        self._fs, self._path, self._file_id = fs, path, file_id
+        numbers = [item["number"] for item in record.get("passes", ())]  # with which the file was published
+        self._passes = {job_pass.number: job_pass for job_pass in job.passes if job_pass.number in numbers}
+        self._pass_rows = PassRows(fs, path.parent.parent, replace(job, passes=tuple(self._passes.values())))
+        self._identity = str(record["identity"])
+        self._shards: ShardTable = file_record.shard_table_of(record)
+        self._loaded: dict[int, RecordContents] = {}  # by shard index, the one used last at the end
+        self._keys, self._places = self._index()
+
+    @classmethod
+    def open(cls, fs: Fs, folder: Path, input: Input, job: JobRecord) -> _ClosedFile | None:
+        record = read_record(fs, folder, input)
+        if record is None:
+            return None
+        return cls(fs, manifest.closed_state_folder(folder, input.file_id), input.file_id, record, job)
+
+    def _index(self) -> tuple[array[int], array[int]]:
+        """Return the first 8 bytes of the keys of all rows in ascending order, and shard and offset of each row.
+
+        16 bytes a row; equal keys are in the order of the file.
+        """
+        keys, places = array("Q"), array("Q")
+        for shard in self._shards:
+            contents = self._load(shard.index)
+            for offset, row in enumerate(contents.rows if contents else ()):
+                if row.num_source_tokens and row.status not in TRIED_AGAIN:
+                    keys.append(_prefix(row.key or row.digest))
+                    places.append(shard.index << 32 | offset)
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        return array("Q", map(keys.__getitem__, order)), array("Q", map(places.__getitem__, order))
+
+    def _candidates(self, value: bytes) -> Iterator[tuple[int, int]]:
+        """Yield shard and offset of each row whose key may be this one."""
+        prefix = _prefix(value)
+        at = bisect_left(self._keys, prefix)
+        while at < len(self._keys) and self._keys[at] == prefix:
+            yield divmod(self._places[at], 1 << 32)
+            at += 1
+
+    def find(self, keys: Mapping[int, RowKey]) -> KnownRows:
+        """See `ClosedRows.find`."""
+        wanted: dict[int, list[tuple[int, int]]] = {}  # shard -> offset of a row, and the document that it may be
+        for index, key in keys.items():
+            for value in filter(None, key):
+                for shard_index, offset in self._candidates(value):
+                    wanted.setdefault(shard_index, []).append((offset, index))
+        rows: dict[int, Row] = {}
+        environments: dict[bytes, JsonDict] = {}
+        degraded: dict[str, None] = {}
+        for shard_index in sorted(wanted):  # each record is loaded once for each shard of the new version
+            contents = self._load(shard_index)
+            if contents is None:
+                continue
+            is_used = False
+            for offset, index in wanted[shard_index]:
+                row, key = contents.rows[offset], keys[index]
+                if index not in rows and (row.key == key.sent if row.key else row.digest == key.digest):
+                    origin = row.origin or self._identity[:ORIGIN_DIGITS]
+                    rows[index], is_used = replace(row, key=key.sent, origin=origin), True
+            for part in contents.parts if is_used else ():
+                for environment in (part.environment, *part.other_environments):
+                    environments.setdefault(manifest.canonical_json(environment), environment)
+                degraded.update(dict.fromkeys(part.degraded))
+        return KnownRows(rows, tuple(environments.values()), tuple(degraded))
+
+    def _load(self, shard_index: int) -> RecordContents | None:
+        """Return what the record of a shard holds; None if it is missing or damaged: its rows are decoded again."""
+        contents = self._loaded.pop(shard_index, None)
+        if contents is None:
+            try:
+                loaded = self._read(shard_index)
+            except StateFileDamagedError as damage:
+                log.warning("row_record file_id=%s shard=%d ignored=%r", self._file_id, shard_index, str(damage))
+                return None
+            if loaded is None:
+                return None
+            contents = self._with_passes(loaded[0].shard, loaded[1])
+        self._loaded[shard_index] = contents
+        if len(self._loaded) > MAX_LOADED:
+            del self._loaded[next(iter(self._loaded))]
+        return contents
+
+    def _with_passes(self, shard: ShardRecord, contents: RecordContents) -> RecordContents:
+        """Return the rows of a shard as they were published: those of passes in the place of earlier ones."""
+        later_rows = self._pass_rows.load(self._file_id, shard) if self._passes else {}
+        if not later_rows:
+            return contents
+        rows, used = list(contents.rows), set[int]()
+        for row_index, later in later_rows.items():
+            row = rows[row_index - shard.first_row]
+            for number, of_pass in later:
+                if of_pass.digest == row.digest and pass_rows.is_as_good(of_pass, row):
+                    origin = manifest.digest(self._passes[number].identity)[:ORIGIN_DIGITS]
+                    row = replace(of_pass, row_index=row_index, key=row.key, origin=origin)
+                    used.add(number)
+            rows[row_index - shard.first_row] = row
+        environments = [environment for number in sorted(used) for environment in self._passes[number].environments]
+        parts = (*contents.parts, *(RecordedPart(0, "", environment, ()) for environment in environments))
+        return RecordContents(parts, rows)
+
+    def _read(self, shard_index: int) -> tuple[RecordHeader, RecordContents] | None:
+        path = self._path / row_record.record_name(shard_index)
+        data = state_file.read_file(self._fs, path, lambda line: row_record.decode_header(line).payload_bytes)
+        if data is None:
+            return None
+        header, contents = row_record.decode(data)
+        if (header.identity, header.file_id) != (self._identity, self._file_id):
+            raise StateFileDamagedError("it belongs to another job or file")
+        if header.shard != self._shards.get(shard_index):
+            raise StateFileDamagedError("it is not of the published file")
+        return header, contents
+
+
+def _prefix(key: bytes) -> int:
+    return int.from_bytes(key[:8], "big")
+
+
+def closed_folders(fs: Fs, folder: Path) -> list[Path]:
+    """Return the state folders of all closed generations."""
+    return [path for path in cleanup.file_state_folders(fs, folder) if path.name.startswith("c")]
+
+
+def read_record(fs: Fs, folder: Path, input: Input) -> JsonDict | None:
+    """Return the record of the earlier version of a file; None if no generation of the file is closed."""
+    return file_record.read_record_at(fs, manifest.closed_state_folder(folder, input.file_id) / "file.json", input)
+
+
+def close(fs: Fs, folder: Path, inputs: Iterable[Input], check_lease: Callable[[], None]) -> None:
+    """Close the generations of published files, durably. Call it under the lease.
+
+    A generation that is closed already is older than the published file, and is removed.
+
+    Raises:
+        OSError: The file system failed; the generation of each file is closed or not.
+    """
+    for input in inputs:
+        source, target = (
+            manifest.file_state_folder(folder, input.file_id),
+            manifest.closed_state_folder(folder, input.file_id),
+        )
+        if stat_or_none(fs, target) is not None:
+            cleanup.remove_file_state(fs, target)
+        check_lease()
+        try:
+            fs.rename(source, target)
+        except OSError:  # a network file system may report failure for a rename that happened
+            if stat_or_none(fs, source) is not None or stat_or_none(fs, target) is None:
+                raise
+    fs.fsync_dir(manifest.state_folder(folder))
+
+
+def discard(fs: Fs, folder: Path) -> None:
+    """Remove all closed generations, once all files are published and the manifest is written."""
+    for path in closed_folders(fs, folder):
+        with contextlib.suppress(OSError):  # what is left is removed by the next run
+            cleanup.remove_file_state(fs, path)
