@@ -300,6 +300,15 @@ def test_row_formats_climb_the_ladder_only_by_a_setting(tmp_path: Path) -> None:
     assert (tmp_path / "out/b/translated/a.txt").read_text(encoding="utf-8") == "jetzt {x}\njetzt\n"
 
 
+def test_what_the_ladder_still_loses_in_a_row_is_put_back(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Press {x} now\nHello\n", encoding="utf-8")
+    job, path = Job(tmp_path), f"source.path={tmp_path / 'a.txt'}"
+    words = ("tgt_lang=de", "name=c", "check.code_rows=true", "check.code_ladder=[plain]")
+    put_back = _translate(job, lambda turn, seed: "jetzt {y}", path, *words)
+    assert dict(put_back.flags) == {"codes_moved": 2}
+    assert (tmp_path / "out/c/translated/a.txt").read_text(encoding="utf-8") == "jetzt {x}\njetzt\n"
+
+
 def test_the_forms_of_the_cards_are_no_format_strings() -> None:
     source = SourceCodes("a {target} {format} {text} {0} <b>%s</b>")
     for family, tgt in (("hy_mt1_5", "zh"), ("hy_mt2", "fr"), ("hy_mt2", "zh")):

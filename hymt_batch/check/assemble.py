@@ -180,7 +180,7 @@ def shape_row(document: Document, row: Row, one_line: bool, config: CheckConfig,
         config: The thresholds of the flags.
         tgt_lang: Target language of the job; None to identify no language.
     """
-    if row.text and (document.keeps_codes or config.codes):
+    if row.text and (document.keeps_codes or config.codes_in_rows):
         row = _with_codes(document, row)
     measures = _identified(document, row, config, tgt_lang)
     if row.text and (derived := derive(measures, row.mean_logprob, config.flag, config.flag.flags)):

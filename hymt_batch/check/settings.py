@@ -174,6 +174,11 @@ class CheckConfig:
         return CODE_STEPS if self.code_ladder == "auto" else tuple(self.code_ladder)
 
     @property
+    def codes_in_rows(self) -> bool:
+        """Whether codes that are still lost in a row are put back; what the ladder still loses would stay lost."""
+        return self.codes or self.code_rows
+
+    @property
     def needs_logprobs(self) -> bool:
         """True if the mean log-probability of each segment is recorded."""
         return self.flag.min_logprob is not None or self.retry.min_logprob is not None

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+OF_OUTPUTS = ("flag", "codes", "on_fail", "fail_kinds")
+"""Settings of `check` that only shape the files of the whole job."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -83,9 +86,20 @@ def read_settings(job: RetryJob, words: Sequence[str], folder: Path, record: Job
         record: The job of the folder.
 
     Raises:
-        UsageError: The folder does not have the settings of its job.
+        UsageError: The folder does not have the settings of its job, or a setting is not of rows, but of the outputs.
         HymtError: Settings cannot be combined.
     """
+    given = frozenset(word.partition("=")[0].strip() for word in words)
+    names = tuple(f"check.{name}" for name in OF_OUTPUTS)
+    if of_outputs := sorted(
+        key for key in given if key in names or key.startswith(tuple(f"{name}." for name in names))
+    ):
+        raise UsageError(
+            f"{of_outputs[0]} cannot be changed for some rows",
+            why="it belongs to the outputs of the whole job",
+            fix=f"Drop it, or run hymt-batch translate with the settings of the job and {of_outputs[0]}=: it writes "
+            "the files again and decodes nothing.",
+        )
     stored = kept_settings.read(OS_FS.within(folder), folder)
     if stored is None:
         raise UsageError(
@@ -101,7 +115,6 @@ def read_settings(job: RetryJob, words: Sequence[str], folder: Path, record: Job
     stored |= dict.fromkeys(("overwrite", "strict"), False) | {"on_mismatch": "refuse", "on_input_change": "refuse"}
     if job.inputs is not None:
         _set(stored, "source.path", job.inputs)
-    given = frozenset(word.partition("=")[0].strip() for word in words)
     return Settings(_load(stored), _load(_overridden(stored, job, given)), given)
 
 
@@ -120,7 +133,7 @@ def _overridden(stored: JsonDict, job: RetryJob, given: frozenset[str]) -> JsonD
                 value = value[name]
             _set(changed, key, value)
     # what only shapes files is that of the job
-    for key in ("flag", "codes", "on_fail", "fail_kinds"):
+    for key in OF_OUTPUTS:
         changed["check"][key] = stored["check"][key]
     if not any(key.startswith(("check.stop_", "check=")) for key in given):
         # rows that failed before fail more often, and a row that fails again replaces nothing
