@@ -79,8 +79,9 @@ def translate(
             open_output(job, plan, inputs, stop) as output,
             run_status.in_folder(reporter.run_status, output.folder, was_complete=output.is_complete),
         ):
+            if not output.is_complete:
+                kept_settings.save(output.fs, output.folder, job)  # for `retry`
             # an earlier version or another machine may have created the folder: its job keeps its `auto` values
-            kept_settings.save(output.fs, output.folder, job, was_complete=output.is_complete)  # for `retry`
             job, plan = plan.of_folder(job, output.identity, has_measures=output.has_measures)
             # the version of its plan too: the inputs were opened before a fork chose the folder
             inputs.plan_version = plan.part_limits.plan
