@@ -7,8 +7,8 @@ import time
 import pytest
 
 from hymt_batch.check import leaks, length_ratios, scripts
-from hymt_batch.check.checks import DERIVED, derive
-from hymt_batch.check.measures import MEASURES, measure, worst
+from hymt_batch.check.checks import derive
+from hymt_batch.check.measures import DERIVED, MEASURES, measure, worst
 from hymt_batch.check.pair import Pair, words_of
 from hymt_batch.check.settings import DERIVED_KINDS, FlagConfig
 from hymt_batch.languages import LANGUAGES

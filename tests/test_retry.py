@@ -369,16 +369,15 @@ def test_what_cannot_be_retried_is_refused_and_changes_nothing(job: Folder, caps
     assert job.files() == before
 
 
-def test_the_folder_of_an_earlier_version_gets_its_settings_from_translate(job: Folder) -> None:
+def test_a_folder_that_an_earlier_version_finished_is_refused_and_stays_as_it_is(job: Folder) -> None:
     source = write(job.folder / "in.txt", "one", "fail two")
     assert job.translate(source) == 0
     (job.out / ".hymt" / "settings.json").unlink()
+    before = job.files()
     assert job.retry() == 2
     assert job.translate(source) == 0
-    assert job.decoder.decoded == []
-    job.decoder.healed = {"fail"}
-    assert job.retry() == 0
-    assert job.lines() == ["ONE", "FAIL TWO"]
+    assert job.retry() == 2
+    assert job.files() == before
 
 
 def test_standard_input_of_the_job_is_not_read_again(job: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,12 @@ A flag is a reason to distrust a translation; it never drops a row. Does not dec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from hymt_batch.check import language_id
 from hymt_batch.check.loops import loop_suspects
-from hymt_batch.check.measures import measure
+from hymt_batch.check.measures import DERIVED, measure
 from hymt_batch.check.pair import Pair
 from hymt_batch.check.settings import RetryConfig, Thresholds
 from hymt_batch.records import Measures, Status, Translation
@@ -50,54 +50,6 @@ EVENTS: tuple[tuple[str, Callable[[Translation], bool]], ...] = (
     ("copied", is_copy),
 )
 """Flags that are kept with a translation, whose text has no surrounding white space, in the order of a list."""
-
-
-_Measured = Mapping[str, float]
-
-
-def _repeats(measured: _Measured, logprob: float | None, limits: Thresholds) -> bool:
-    return measured.get("loop", 0) >= limits.loop_repeats
-
-
-def _is_unsure(measured: _Measured, logprob: float | None, limits: Thresholds) -> bool:
-    return limits.min_logprob is not None and logprob is not None and logprob < limits.min_logprob
-
-
-def _has_other_length(measured: _Measured, logprob: float | None, limits: Thresholds) -> bool:
-    return max(measured.get("long", 0), measured.get("short", 0)) >= limits.length_factor
-
-
-def _is_in_other_script(measured: _Measured, logprob: float | None, limits: Thresholds) -> bool:
-    return measured.get("foreign", 0) >= limits.foreign_share
-
-
-def _is_in_other_language(measured: _Measured, logprob: float | None, limits: Thresholds) -> bool:
-    return "letters" in measured or measured.get("language", 0) >= limits.language_margin
-
-
-def _has_source_words(measured: _Measured, logprob: float | None, limits: Thresholds) -> bool:
-    return measured.get("left", 0) >= limits.source_words
-
-
-def _has(name: str) -> Callable[[_Measured, float | None, Thresholds], bool]:
-    return lambda measured, logprob, limits: name in measured
-
-
-DERIVED: Mapping[str, Callable[[_Measured, float | None, Thresholds], bool]] = {
-    "loop": _repeats,
-    "low_logprob": _is_unsure,
-    "repetition": _has("repetition"),
-    "length": _has_other_length,
-    "wrong_script": _is_in_other_script,
-    "wrong_language": _is_in_other_language,
-    "wrong_variant": _has("variant"),
-    "left_in_source": _has_source_words,
-    "leak": _has("leak"),
-    "urls": _has("urls"),
-    "numbers": _has("numbers"),
-    "markdown": _has("markdown"),
-}
-"""Flag -> whether measurements and a mean log-probability give it; measures.py says how often they are wrong."""
 
 
 def derive(measures: Measures, logprob: float | None, limits: Thresholds, kinds: Collection[str]) -> list[str]:

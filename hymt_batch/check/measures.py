@@ -1,7 +1,7 @@
-"""What is measured of a translation beside its source: one small function each, which gives a number, 0 if all is well.
+"""What is measured of a translation beside its source: one small function each; it gives a number, 0 if all is well.
 
-Measurements are kept with the rows, and thresholds make flags of them (checks.py), so a threshold can change later
-without decoding. The larger a number, the worse. Pure functions of a pair; nothing here knows settings or decodes.
+Measurements are kept with the rows, and thresholds make flags of them (DERIVED), so a threshold can change later
+without decoding. The larger a number, the worse. Pure functions of a pair; nothing here decodes.
 
 The false-alarm rates, at the default thresholds, are those on 97,853 human translations: NTREX-128 into Arabic,
 Cantonese, Chinese, French, German, Japanese and Thai, from English and from each other (`tests/campaigns/checks.py`).
@@ -9,13 +9,13 @@ Cantonese, Chinese, French, German, Japanese and Thai, from English and from eac
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from hymt_batch.check import leaks, length_ratios, scripts
+from hymt_batch.check import leaks, length_ratios, scripts, surface
 from hymt_batch.check.loops import count_repeats, has_loop
 from hymt_batch.check.pair import Pair
+from hymt_batch.check.settings import Thresholds
 from hymt_batch.records import Measures
 
 
@@ -176,70 +176,6 @@ def measure_leak(pair: Pair) -> float:
     return float(leaks.has_leak(pair.translation) and not leaks.may_have_note(pair.source))
 
 
-_URL_CHARACTER = (
-    r"[^\s<>\"'{}|\\^`\u0600-\u06ff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
-    r"\u2e80-\ua4cf\uf900-\ufaff\uff00-\uffef]"
-)
-
-_URL = re.compile(rf"(?:(?:https?|ftp)://|www\.){_URL_CHARACTER}{{0,2000}}{_URL_CHARACTER}(?<![.,;:!?)\]*])")
-
-
-def _urls(text: str) -> Counter[str]:
-    return Counter(_URL.findall(text)) if "://" in text or "www." in text else Counter()
-
-
-def measure_urls(pair: Pair) -> float:
-    """Count the URLs that are lost or invented. False alarms: none."""
-    source, translation = _urls(pair.source), _urls(pair.translation)
-    return sum(((source - translation) + (translation - source)).values())
-
-
-_ZEROS = (0x0660, 0x06F0, 0x0966, 0x09E6, 0x0AE6, 0x0BE6, 0x0C66, 0x0E50, 0x0F20, 0x1040, 0x17E0, 0xFF10)
-_DIGITS = {zero + digit: str(digit) for zero in _ZEROS for digit in range(10)}
-_LONG_NUMBER = re.compile(r"\d{4,}")
-_GROUPED = re.compile(r"(?<=\d)[.,'’٬،\u00a0\u202f\u2009 ](?=\d{3}(?!\d))")
-_HAS_LONG_NUMBER = re.compile(r"\d{4}|\d[.,'’٬،\u00a0\u202f\u2009 ]\d{3}")
-
-
-def _numbers(text: str) -> tuple[set[str], set[str]]:
-    """Return the runs of at least four digits of a text, and those that it has too once groups of three are joined."""
-    if not _HAS_LONG_NUMBER.search(text):
-        return set(), set()
-    plain = _URL.sub(" ", text if text.isascii() else text.translate(_DIGITS))
-    return set(_LONG_NUMBER.findall(plain)), set(_LONG_NUMBER.findall(_GROUPED.sub("", plain)))
-
-
-def measure_numbers(pair: Pair) -> float:
-    """Count the runs of at least four digits that are lost or invented; 10,000 and 10000 are one number.
-
-    False alarms: 0.6 %, 0.7 % in Chinese. They are numbers that a language writes with words, as 2万 in Chinese.
-    """
-    source, joined_source = _numbers(pair.source)
-    translation, joined = _numbers(pair.translation)
-    return len(source - translation - joined) + len(translation - source - joined_source)
-
-
-_MARKDOWN = (
-    re.compile(r"```|~~~"),
-    re.compile(r"^ {0,3}#{1,6} \S", re.MULTILINE),
-    re.compile(r"\*\*[^*\s][^*\n]{0,300}\*\*|(?<!\w)__[^_\s][^_\n]{0,300}__(?!\w)"),
-    re.compile(r"\[[^\[\]\n]{1,300}\]\((?:https?:|/|#|\w+\.)[^()\s]{0,500}\)"),
-    re.compile(r"^ {0,3}\|.*\|\s*$", re.MULTILINE),
-    re.compile(r"^ {0,3}(?:[-*+]|\d{1,2}[.)]) \S.*\n {0,3}(?:[-*+]|\d{1,2}[.)]) \S", re.MULTILINE),
-)
-_MARKDOWN_CHARACTERS = re.compile(r"[`~#*_|\]\n]")
-
-
-def measure_markdown(pair: Pair) -> float:
-    """Count the kinds of Markdown that the translation has and the source has not: fences, headings, bold, links, ...
-
-    False alarms: none.
-    """
-    if not _MARKDOWN_CHARACTERS.search(pair.translation):
-        return 0
-    return sum(bool(kind.search(pair.translation)) and not kind.search(pair.source) for kind in _MARKDOWN)
-
-
 MEASURES: Mapping[str, Callable[[Pair], float]] = {
     "loop": measure_loop,
     "repetition": measure_repetition,
@@ -250,13 +186,58 @@ MEASURES: Mapping[str, Callable[[Pair], float]] = {
     "variant": measure_variant,
     "left": measure_left,
     "leak": measure_leak,
-    "urls": measure_urls,
-    "numbers": measure_numbers,
-    "markdown": measure_markdown,
+    "urls": surface.measure_urls,
+    "numbers": surface.measure_numbers,
+    "markdown": surface.measure_markdown,
 }
 """Name under which rows keep a measurement -> its function, in the order in which they keep them."""
 
-_WITHOUT_LOOPS = {name: function for name, function in MEASURES.items() if name != "loop"}
+_Measured = Mapping[str, float]
+
+
+def _repeats(measured: _Measured, logprob: float | None, limits: Thresholds) -> bool:
+    return measured.get("loop", 0) >= limits.loop_repeats
+
+
+def _is_unsure(measured: _Measured, logprob: float | None, limits: Thresholds) -> bool:
+    return limits.min_logprob is not None and logprob is not None and logprob < limits.min_logprob
+
+
+def _has_other_length(measured: _Measured, logprob: float | None, limits: Thresholds) -> bool:
+    return max(measured.get("long", 0), measured.get("short", 0)) >= limits.length_factor
+
+
+def _is_in_other_script(measured: _Measured, logprob: float | None, limits: Thresholds) -> bool:
+    return measured.get("foreign", 0) >= limits.foreign_share
+
+
+def _is_in_other_language(measured: _Measured, logprob: float | None, limits: Thresholds) -> bool:
+    return "letters" in measured or measured.get("language", 0) >= limits.language_margin
+
+
+def _has_source_words(measured: _Measured, logprob: float | None, limits: Thresholds) -> bool:
+    return measured.get("left", 0) >= limits.source_words
+
+
+def _has(name: str) -> Callable[[_Measured, float | None, Thresholds], bool]:
+    return lambda measured, logprob, limits: name in measured
+
+
+DERIVED: Mapping[str, Callable[[_Measured, float | None, Thresholds], bool]] = {
+    "loop": _repeats,
+    "low_logprob": _is_unsure,
+    "repetition": _has("repetition"),
+    "length": _has_other_length,
+    "wrong_script": _is_in_other_script,
+    "wrong_language": _is_in_other_language,
+    "wrong_variant": _has("variant"),
+    "left_in_source": _has_source_words,
+    "leak": _has("leak"),
+    "urls": _has("urls"),
+    "numbers": _has("numbers"),
+    "markdown": _has("markdown"),
+}
+"""Flag -> whether measurements and a mean log-probability give it."""
 
 
 def measure(pair: Pair, *, loops_from: int = 3, may_loop: bool = True) -> Measures:
@@ -267,7 +248,8 @@ def measure(pair: Pair, *, loops_from: int = 3, may_loop: bool = True) -> Measur
         loops_from: See `measure_loop`.
         may_loop: False if it is known that the translation has no loop.
     """
-    found = [(name, value) for name, function in _WITHOUT_LOOPS.items() if (value := function(pair))]
+    others = ((name, function) for name, function in MEASURES.items() if name != "loop")
+    found = [(name, value) for name, function in others if (value := function(pair))]
     if may_loop and (loop := measure_loop(pair, loops_from)):
         found.insert(0, ("loop", loop))
     return tuple((name, int(value) if value == int(value) else value) for name, value in found)

@@ -41,7 +41,8 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:
         raise ConfigError("output_dir is empty", fix="Set output_dir=outputs (the default).")
     _check_sampling(job)
     _check_loops(job)
-    max_tokens = (job.model.max_context - PROMPT_OVERHEAD_TOKENS) // 2
+    # the texts of the prompt, and the translation
+    max_tokens = (job.model.max_context - PROMPT_OVERHEAD_TOKENS) // (job.prompt.num_texts + 1)
     if max_tokens < 16:
         raise ConfigError(
             f"model.max_context={job.model.max_context} is too small for a prompt", fix="Set model.max_context=8192."

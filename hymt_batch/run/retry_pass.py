@@ -105,8 +105,7 @@ def read_settings(job: RetryJob, words: Sequence[str], folder: Path, record: Job
         raise UsageError(
             f"{folder} does not have the settings of its job",
             why="an earlier version of hymt-batch finished it",
-            fix=f"Run hymt-batch translate with the settings of the job and name={folder.name} once: it keeps them, "
-            "and decodes nothing.",
+            fix="Translate the rows again as a job of their own, under another name.",
         )
     stored = copy.deepcopy(stored)
     for key, value in identity_versions.with_today_names(record.output_settings).items():  # those of the files now
