@@ -13,9 +13,10 @@ PIP_FLAGS ?= --disable-pip-version-check --quiet
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-random test-report test-kernels test-slurm test-ray test-floor check format faults faults-quick \
-	matrix memory scale draining overhead gpu-counts gpu-wheels gpu-dry-run worker-overhead place-costs \
-	straggler cluster-scale small-files against-engine full-size integrity troubleshooting retrain clean
+.PHONY: help install demo test checks test-random test-report test-kernels test-slurm test-ray test-floor check \
+	format faults faults-quick matrix memory scale draining overhead gpu-counts gpu-wheels gpu-dry-run worker- \
+	overhead place-costs straggler cluster-scale small-files against-engine full-size integrity troubleshooting \
+	retrain clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -152,10 +153,13 @@ full-size: install ## load the 1.8B shape with random weights on the CPU, and co
 integrity: install ## test twelve corruptions of a model folder, and compare with from_pretrained
 	$(BIN)/python -m tests.campaigns.integrity
 
+checks: install ## measure how well the checks find faults, and what they cost (DATA=folder of NTREX-128, ROWS=1000)
+	$(BIN)/python -m tests.campaigns.checks $(if $(DATA),--data $(DATA)) --rows $(or $(ROWS),1000)
+
 troubleshooting: install ## generate docs/troubleshooting.md from the catalogue of failures
 	$(BIN)/python -m hymt_batch.doctor.catalogue > docs/troubleshooting.md
 
-retrain: install ## train the second demo model, which is not embedded yet, into build/demo (an estimated 25 minutes on 2 cores)
+retrain: install ## train the demo model into build/demo and measure it (an estimated 50 minutes on 2 cores)
 	$(BIN)/python -m hymt_batch.demo train --out build/demo
 
 clean: ## remove the environments and caches, but not outputs/

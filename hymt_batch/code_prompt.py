@@ -79,7 +79,7 @@ class CodePrompts:
 
     def __init__(self, template: PromptTemplate, encoder: Encoder, max_context: int) -> None:
         self._template, self._encoder, self._max_context = template, encoder, max_context
-        self._num_instruction_tokens: dict[tuple[str, str], int] = {}
+        self._num_instruction_tokens: tuple[tuple[str, str], int] | None = None  # of the last one, mostly the same
 
     def format_prompt(self, prompt: Prompt, codes: SourceCodes) -> CodePrompt | None:
         """Return a segment under the form of the model's card; None if it has none for this target, or no room.
@@ -111,9 +111,9 @@ class CodePrompts:
             (body,) = encoder.encode([f"{before}{text}{after}"])  # the encoder with a head belongs to the reader
         except TextError:
             return None
-        if around not in self._num_instruction_tokens:
-            self._num_instruction_tokens[around] = count_instruction_tokens(encoder, before, after, PLAN_VERSION)
-        num_source_tokens = max(1, len(body) - self._num_instruction_tokens[around])
+        if self._num_instruction_tokens is None or self._num_instruction_tokens[0] != around:
+            self._num_instruction_tokens = around, count_instruction_tokens(encoder, before, after, PLAN_VERSION)
+        num_source_tokens = max(1, len(body) - self._num_instruction_tokens[1])
         ids = (*encoder.prefix, *body, *encoder.suffix)
         if encoder.has_control_ids(body) or self._max_context - len(ids) < num_source_tokens:
             return None

@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from hymt_batch.cli import job_name, removed_cwd, validate
+from hymt_batch.cli import job_name, removed_cwd, renamed_settings, validate
 from hymt_batch.cli.override import Override, OverrideParser, collect_settings
 from hymt_batch.cli.override_syntax import single_line_errors
 from hymt_batch.cli.sweep import expand_sweep
@@ -140,7 +140,7 @@ def _load_swept(job: str, label: str, point: Sequence[Override]) -> SweepPoint:
 
 
 def _words(overrides: Sequence[Override]) -> tuple[str, ...]:
-    return tuple(f"{override.key}={override.texts[0]}" for override in overrides)
+    return tuple(f"{key}={each.texts[0]}" for each in overrides for key in renamed_settings.current_keys(each.key))
 
 
 @single_line_errors()
@@ -189,8 +189,8 @@ def _build(job: str, overrides: Sequence[Override]) -> tuple[Any, list[str]]:
         missing = [key for key in collect_settings(JOBS[job]) if key in empty]
         built: Any = None if missing else OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
-        reason = first_line(error)
-        raise ConfigError(f"{error.full_key}: {reason}", fix=f"Correct the value of {error.full_key}.") from None
+        setting, reason = error.full_key, first_line(error)
+        raise ConfigError(f"{setting}: {reason}", fix=f"Correct the value of {setting}.") from None
     if missing:
         demo = ", or try preset=demo" if job == "translate" else ""
         verb = "are" if len(missing) > 1 else "is"
@@ -202,10 +202,9 @@ def _build(job: str, overrides: Sequence[Override]) -> tuple[Any, list[str]]:
         raise ConfigError(
             "source.path is null", fix="Set source.path to a file, a folder, a glob, a hub id, or - for stdin."
         )
-    notes = []
-    if isinstance(built, TranslateJob | PlanJob | DoctorJob):
-        notes = validate.validate_job(built)
-    elif isinstance(built, InspectJob):
+    notes = validate.validate_job(built) if isinstance(built, TranslateJob | PlanJob | DoctorJob) else []
+    notes = renamed_settings.notes([override.key for override in overrides]) + notes
+    if isinstance(built, InspectJob):
         job_name.check(built.name, built.output_dir, allow_sweep_point=True)
     if removed_cwd.is_removed():
         removed_cwd.check_relative_paths(built)
@@ -254,10 +253,11 @@ def _compose(job: str, overrides: Sequence[Override]) -> tuple[Any, _Composition
     for override in overrides:
         if not override.is_group:
             try:
-                OmegaConf.update(config, override.key, override.values[0], merge=False)
+                for key in renamed_settings.current_keys(override.key):
+                    OmegaConf.update(config, key, override.values[0], merge=False)
             except OmegaConfBaseException as error:
-                reason = first_line(error)
-                raise UsageError(f"{override.key}={override.texts[0]}: {reason}", fix="Correct the value.") from None
+                what = f"{override.key}={override.texts[0]}: {first_line(error)}"
+                raise UsageError(what, fix="Correct the value.") from None
     return config, chosen
 
 

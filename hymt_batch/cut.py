@@ -117,7 +117,7 @@ def _word_ends(text: str, start: int, end: int) -> Iterator[int]:
         yield position
 
 
-_LEVELS = (_paragraph_ends, _line_ends, _sentence_ends, _clause_ends, _word_ends)
+LEVELS = (_paragraph_ends, _line_ends, _sentence_ends, _clause_ends, _word_ends)
 """Functions that yield the ends of the boundaries in a range, from the best kind of boundary to the worst."""
 
 
@@ -208,7 +208,7 @@ class Cutter:
 
     def _cut(self, start: int, end: int, level: int) -> Iterator[tuple[int, int]]:
         """Cut a range that does not fit, at the best kind of boundary that it has."""
-        if level == len(_LEVELS):
+        if level == len(LEVELS):
             yield from self._pack(start, self._cluster_ends(start, end), self._cut_cluster)
             return
         ends = self._unit_ends(start, end, level)
@@ -263,7 +263,7 @@ class Cutter:
         text, ends = self._text, []
         solid = _run_end(_WHITESPACE, text, start, end)  # the first character of the unit that is not white space
         last = start + len(text[start:end].rstrip())
-        for boundary in _LEVELS[level](text, start, end):
+        for boundary in LEVELS[level](text, start, end):
             if boundary >= last:
                 break
             if boundary > solid and not self._is_in_kept_range(boundary):

@@ -56,6 +56,11 @@ class PromptConfig:
     language: Identity[PromptLanguage] = PromptLanguage.auto
     add_generation_prompt: Identity[GenerationPrompt] = GenerationPrompt.auto
 
+    @property
+    def num_texts(self) -> int:
+        """How many texts of up to segment.max_tokens tokens a prompt holds at most."""
+        return 1
+
     def adds_generation_prompt(self, card_default: bool) -> bool:
         """Return whether prompts get the generation prompt; `card_default` is the model card's choice."""
         setting = self.add_generation_prompt

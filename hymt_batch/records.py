@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class Status(StrEnum):
@@ -52,7 +52,7 @@ def count_error_rows(counts: Mapping[str, int]) -> int:
 
 
 HARD_FLAGS = frozenset({"empty", "truncated", "loop"})
-"""Flags of translations that are probably unusable: they cause a second try, if `check.max_attempts` allows it."""
+"""Flags of translations that are probably unusable; they cause a second try if `check.retry.max_attempts` allows it."""
 
 
 UNLISTED_STATUSES = frozenset({Status.OK, Status.NOT_SELECTED})
@@ -140,6 +140,9 @@ class Preamble:
         """Cursor of the first row."""
         return len(self.bom) + len(self.header)
 
+
+Measures = tuple[tuple[str, float], ...]
+"""What was measured of a translation, by name, where it is not 0; see `check.measures`."""
 
 FormatCodes = tuple[tuple[str, str], ...]
 """Codes of a text that only its format knows, each with the code that it closes (`**`: itself), or ""."""
@@ -283,6 +286,16 @@ class SegmentRun:
     last: int
 
 
+class Attempt(NamedTuple):
+    """Which decoding of a prompt it is, and how its tokens are chosen."""
+
+    number: int = 0  # a number of its own has a seed of its own
+    sampling: str = "job"  # "job": as the job does; "card": as the model's card says; "penalty": see decoder.py
+
+
+FIRST = Attempt()
+
+
 @dataclass(slots=True, unsafe_hash=True)
 class Translation:
     """The model's text for one segment."""
@@ -295,7 +308,8 @@ class Translation:
     message: str = ""
     attempt: int = 0
     mean_logprob: float | None = None  # over the chosen tokens and the end token; None if not recorded
-    tries: tuple[str, ...] = ()  # steps of the code ladder that were decoded; () for one with the plain prompt alone
+    tries: tuple[str, ...] = ()  # steps of a ladder that were decoded; () for one with the plain prompt alone
+    measures: Measures = ()  # of the text beside its source
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -312,7 +326,8 @@ class Row:
     num_source_tokens: int = 0
     num_new_tokens: int = 0
     mean_logprob: float | None = None  # of its segment with the lowest mean log-probability; None if not recorded
-    tries: tuple[tuple[str, int], ...] = ()  # steps of the code ladder -> decodings of its segments; see Translation
+    tries: tuple[tuple[str, int], ...] = ()  # steps of a ladder -> decodings of its segments; see Translation
     key: bytes = b""  # digest of all that was sent for it; see sent_key.py; b"" if nothing was, or before version 0.2
     origin: str = ""  # start of the sha256 of the identity under which it was decoded, if an earlier version of its
     # file had it already; "" if it was decoded for this one
+    measures: Measures = ()  # of each kind the worst of its segments

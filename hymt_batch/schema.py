@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from hymt_batch.batch import BatchConfig
@@ -318,6 +319,7 @@ class EvaluateJob(InspectJob):
         evaluate_settings.check_numbers(self.bootstrap, self.seed, self.scorer_timeout_s)
         self.metrics = [name.value for name in evaluate_settings.metric_names(self.metrics)]
         self.inputs = evaluate_settings.as_paths(self.inputs)
+        evaluate_settings.check_scorer(self.scorer)
 
     @property
     def metric_names(self) -> list[MetricName]:
@@ -348,6 +350,8 @@ class CompareJob:
             if not names or not all(names):
                 raise ConfigError(f"names={self.names} names no job", fix="Set names=[A,B].")
             self.names = [str(name) for name in names]
+        if self.out is not None and not Path(self.out).name:
+            raise ConfigError(f"out={self.out!r} is not a file", fix="Set out=comparison.csv, or drop it.")
 
 
 @dataclass(kw_only=True, slots=True)

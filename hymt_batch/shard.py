@@ -55,7 +55,7 @@ class ShardConfig:
         if task is None:
             raise ConfigError(
                 "shard.index=auto, but no array index is in the environment",
-                why="it is set by SLURM for an array or srun, and by Kubernetes for an Indexed Job",
+                why="a scheduler sets it for the tasks of an array",
                 fix="Set shard.index=3, the number of this shard.",
             )
         first = task * self.per_task

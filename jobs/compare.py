@@ -113,7 +113,7 @@ def run(job: CompareJob) -> ExitCode:
         COMPLETE; MISSING if a job is not complete.
 
     Raises:
-        UsageError: There is no such job, or no such baseline among them.
+        UsageError: There is no such job, no such baseline among them, or no folder for the file.
         StoppedError, PreflightError: The file cannot be written.
     """
     folders = find_folders(job)
@@ -123,10 +123,15 @@ def run(job: CompareJob) -> ExitCode:
             why=f"They are {', '.join(list(folders)[:20])}.",
             fix="Set baseline= to one of them.",
         )
+    out = Path(os.path.expanduser(job.out)) if job.out is not None else None
+    if out is not None and not out.parent.is_dir():
+        raise ConfigError(
+            f"out={job.out}: the folder {out.parent} does not exist", fix="Create it, or set another out=."
+        )
     points = comparison.compare(folders, job.baseline)
-    if job.out is not None:
-        with wrap_os_errors(job.out):
-            write_atomic(OS_FS, Path(os.path.expanduser(job.out)), to_csv(points))
+    if out is not None:
+        with wrap_os_errors(str(out)):
+            write_atomic(OS_FS, out, to_csv(points))
     if job.format.value == "json":
         text = json.dumps([asdict(point) for point in points], sort_keys=True)
     else:

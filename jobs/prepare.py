@@ -74,7 +74,7 @@ def prepare_shards(job: PrepareJob) -> str:
         with open_output(job, plan, inputs, stop, tasks) as output:
             if output.is_complete:
                 return f"{output.folder} is complete: nothing is left to translate"
-            _, of_folder = plan.of_folder(job, output.identity)
+            _, of_folder = plan.of_folder(job, output.identity, has_measures=output.has_measures)
             if earlier is not None and of_folder.part_limits != plan.part_limits:
                 raise preparation.other_plan_error(output.folder, "its parts have other sizes (devices=, part_s=)")
             inputs.plan_version = of_folder.part_limits.plan

@@ -30,6 +30,7 @@ from hymt_batch.run.kept_model import KeptModel
 from hymt_batch.run.monitor import Monitor
 from hymt_batch.run.plan import Plan, open_folder, open_inputs
 from hymt_batch.run.reporter import Reporter
+from hymt_batch.run.retry_errors import told_for_retry
 from hymt_batch.run.retry_pass import Settings
 from hymt_batch.run.retry_result import RetryResult
 from hymt_batch.run.run_status import RunStatus
@@ -119,6 +120,7 @@ def retry_folder(
         Reporter(job.launch.progress.value, job.launch.log_detail.value) as reporter,
         RunStatus(settings.job) as status,
         stderr_capture.capture(),
+        told_for_retry(has_inputs=job.inputs is not None),
     ):
         reporter.run_status = status
         stop.flush_output = stderr_capture.flush

@@ -15,28 +15,31 @@ import statistics
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hymt_batch import manifest, sanitize, streams
-from hymt_batch.check.settings import CheckConfig
+from hymt_batch.check.checks import derive
+from hymt_batch.check.settings import CheckConfig, flags_of
 from hymt_batch.errors import ExitCode, IdentityError, PreflightError
 from hymt_batch.fs import OS_FS, list_names, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, StateDamagedError, StateMissingError, StatePermissionError
-from hymt_batch.records import ERROR_STATUSES, Input, SkippedFile, Status, count_error_rows, plural
+from hymt_batch.records import ERROR_STATUSES, Input, Measures, SkippedFile, Status, count_error_rows, plural
 from hymt_batch.run.log_file import LOG_NAME
 from hymt_batch.run.reporter import format_duration
 from hymt_batch.write import (
     error_rows,
     file_record,
+    identity_versions,
     input_locations,
     job_folders,
     lease,
     manifest_only,
+    output_settings,
     passes,
     path_check,
     row_lines,
@@ -155,7 +158,15 @@ class _Folder:
     identity_sha256: str
     state_names: frozenset[str]  # names in .hymt: files without a state folder were not begun
     lists: frozenset[str]  # those of errors/ and review/ that have something; most files of most jobs have no list
+    derive: Callable[[Measures], Sequence[str]]  # returns the flags that measurements give a row
     flag_bytes_left: int = MAX_FLAG_BYTES
+
+
+def _flags_of(job: JobRecord) -> Callable[[Measures], Sequence[str]]:
+    """Return what gives rows their flags under the output settings of a job."""
+    recorded = identity_versions.with_added_output(output_settings.settings_of(job))
+    limits = flags_of(recorded, identity_versions.loop_repeats_of(job.identity))
+    return lambda measures: derive(measures, None, limits, limits.flags)
 
 
 @dataclass(slots=True)
@@ -222,7 +233,7 @@ def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> No
     rates, flags = _Rates(), Counter[str]()
     state_names = frozenset(list_names(fs, manifest.state_folder(folder)))
     lists = frozenset(key for key in ("errors", "review") if list_names(fs, folder / key))
-    inspected = _Folder(fs, folder, job, job.identity_sha256, state_names, lists)
+    inspected = _Folder(fs, folder, job, job.identity_sha256, state_names, lists, _flags_of(job))
     for input in job.inputs:
         if f"f{input.file_id}" in state_names:
             _add_file(inspected, input, job_status, rates, flags)
@@ -468,7 +479,7 @@ def _read_state(
             if len(data) == READ_BYTES:
                 data = fs.read(path, 0, inspected.flag_bytes_left)
             inspected.flag_bytes_left -= len(data)
-            flags.update(row_lines.count_flags(rows_of(data)))
+            flags.update(row_lines.count_flags(rows_of(data), inspected.derive))
     return header, mtime_ns
 
 

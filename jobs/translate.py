@@ -8,7 +8,8 @@ or in a worker (`Replica.translate` in run/replica.py); its row is assembled and
 shard of a file publishes the file; a task leaves that to `merge`.
 
 Words: a part is committed as a whole, and a unit is decoded as a whole: one part, or all parts of a run of small files.
-Shards come in groups, each of which gives whole units: one shard, or all shards of such a run.
+Shards come in groups, each of which gives whole units: one shard, or all shards of such a run. A divided row is too
+long for one part: it is decoded and committed in runs of its segments, and joined when the last of them is there.
 """
 
 from __future__ import annotations
@@ -74,15 +75,16 @@ def translate(
         reporter.show_stage("checking the model")
         model = prepare_model(job)  # without its weights
         plan = Plan.resolve(job, model)  # prompt template, part limits, identity, environment
-        # before the weights are loaded, so that the folder of another job is refused at once
+        # checks the identity and takes the lease before the weights are loaded, so that another job is refused at once
         with (
             open_output(job, plan, inputs, stop) as output,
             run_status.in_folder(reporter.run_status, output.folder, was_complete=output.is_complete),
         ):
+            if not output.is_complete:
+                kept_settings.save(output.fs, output.folder, job)  # for `retry`
             # an earlier version or another machine may have created the folder: its job keeps its `auto` values
-            kept_settings.save(output.fs, output.folder, job, was_complete=output.is_complete)  # for `retry`
-            job, plan = plan.of_folder(job, output.identity)
-            # the version of its plan too: the inputs were opened before a fork chose the folder
+            job, plan = plan.of_folder(job, output.identity, has_measures=output.has_measures)
+            # the version of its plan too: the inputs were opened before the folder was chosen (on_mismatch=fork)
             inputs.plan_version = plan.part_limits.plan
             inputs.keep_in(output.folder)  # what was stored is linked there
             # a second signal and a hanging step end the process without leaving this block
@@ -91,7 +93,7 @@ def translate(
                 reporter.log_to(output.folder / "logs", job.launch.keep_logs)
                 log.info("arguments=%s", escape_line(shlex.join(sys.argv[1:]), 4000))
                 output.assemble_outdated()  # files with earlier output settings are not published until this is done
-            if output.is_complete:
+            if output.is_complete:  # it was, or nothing but assembling was left
                 log.info("complete: nothing is left to decode")
                 return finish(job, output, reporter, was_complete=True)
             cut_shards = partial(inputs.cut_shards, plan.part_limits.shard_rows, plan.part_limits.shard_bytes)
@@ -125,7 +127,7 @@ def translate_shards(
         tasks.check_hardware(task.plan, model)
         plan = Plan.resolve(job, model)
         with tasks.open_task_output(job, plan, inputs, task) as output:
-            job, plan = plan.of_folder(job, output.identity)
+            job, plan = plan.of_folder(job, output.identity, has_measures=output.has_measures)
             stop.on_exit(output.close)
             if not output.is_complete:
                 reporter.log_to(tasks.log_folder(output.folder, task))
@@ -133,7 +135,7 @@ def translate_shards(
                 shard_groups = tasks.read_units(inputs, output, plan.part_limits)
                 # claimed before the weights are loaded: other tasks may work on all of them
                 first_group = next(shard_groups, None)
-                if first_group is not None:
+                if first_group is not None:  # what follows shows and checks the shards of this task alone
                     monitor = Monitor(job, reporter, tasks.total_units(task))
                     shard_groups = chain([first_group], shard_groups)
                     decode_units(job, plan, model, output, shard_groups, monitor, stop, open_executor)
@@ -163,8 +165,8 @@ def decode_units(
             read_ahead(shard_groups, prepare_next, job.launch, stop, on_wait=monitor.refresh, release=close_hung)
         ) as prepared_groups,
     ):
-        stop.allow_drain(job.launch.grace_s)
-        time_limit = TimeLimit(os.environ)
+        stop.allow_drain(job.launch.grace_s)  # from here on, a stop request lets what is being decoded end
+        time_limit = TimeLimit(os.environ)  # of a scheduler: no unit begins that would not end before it
         units = pending_units(prepared_groups, job, plan, output, monitor)
         for result in executor.run(time_limit.units(units, stop)):  # decode, and check each translation
             part = result.part
@@ -233,7 +235,7 @@ def pending_units(
 def missing_runs(part: Part, output: JobOutput, monitor: Monitor) -> list[Part]:
     """Return the runs of a divided row that are not committed yet; if none is missing, the row is committed."""
     runs = part.segment_runs()
-    # asked for all before the first is decoded: the last result joins the row only if the output knows of all its runs
+    # `has` also tells the output of a run. All are asked for first: the last result joins the row only if all are known
     is_kept = [output.has(run) for run in runs]
     if all(is_kept):
         commit_divided_row(output, part)
@@ -267,7 +269,7 @@ def prepare_shard(
         tokenizer.count,
         job.segment,
         plan_version,
-        keeps_codes=job.check.code_rows,  # of every row, not only of documents, which say so themselves
+        keeps_codes=job.check.code_rows,  # tags and placeholders, in every row; documents say so themselves
         find_token_starts=tokenizer.token_starts,
         check_stop=check_stop,
     )

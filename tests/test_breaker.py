@@ -13,6 +13,7 @@ from hymt_batch.errors import ConfigError, ExitCode, PreflightError
 from hymt_batch.records import Row, Status
 from hymt_batch.run.breaker import CircuitBreaker
 from tests.fakes import engine as fake_engine
+from tests.fakes import job as fake_job
 from tests.test_workers import corpus, run, texts
 
 
@@ -98,3 +99,34 @@ def test_a_model_without_output_stops_the_job_and_committed_parts_are_kept(tmp_p
     assert not (tmp_path / "job" / "manifest.json").exists()
     assert run(tmp_path, "check.stop_rate=1", decode=fake_engine.upper) == ExitCode.COMPLETE
     assert texts(tmp_path).count("") == 12
+
+
+def test_one_and_the_same_translation_of_many_sources_stops_the_job() -> None:
+    breaker = CircuitBreaker(CheckConfig(stop_rate=0.5, stop_rows=100))
+    of_all = [Row(n, b"", Status.OK, "onse }" if n % 10 else f"text {n}", num_source_tokens=5) for n in range(120)]
+
+    def observe_with(sources: Sequence[str], first: int, last: int) -> None:
+        some = of_all[first:last]
+        ids = {row.row_index: f"in.txt#{row.row_index + 1}" for row in some}
+        breaker.observe(ids, some, {row.row_index: sources[row.row_index] for row in some})
+
+    observe_with(["the same"] * 120, 0, 120)  # one source, many times: nothing is known
+    breaker = CircuitBreaker(CheckConfig(stop_rate=0.5, stop_rows=100))
+    different = [f"source {n}" for n in range(120)]
+    observe_with(different, 0, 90)
+    with pytest.raises(PreflightError, match=r'one and the same translation, "onse }"') as caught:
+        observe_with(different, 90, 120)
+    assert "in.txt#2, in.txt#3" in str(caught.value)
+    CircuitBreaker(CheckConfig(stop_rate=1)).observe({}, of_all, dict(enumerate(different)))
+
+
+def test_a_job_whose_model_says_one_thing_to_everything_stops(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("".join(f"line number {n}\n" for n in range(60)))
+
+    def one_thing(requests: Sequence[Request], check_stop: Callable[[], None]) -> list[Completion]:
+        return [Completion(list(b"onse }"), "stop") for _ in requests]
+
+    words = [f"source.path={tmp_path / 'in.txt'}", f"output_dir={tmp_path / 'out'}", "name=n", "tgt_lang=fr"]
+    words += ["model=demo", "batch.part_rows=20", "check.stop_rows=30"]
+    assert fake_job.run(words, one_thing) == ExitCode.PREFLIGHT
+    assert fake_job.run([*words, "check.stop_rate=1"], one_thing) == ExitCode.COMPLETE

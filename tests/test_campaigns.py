@@ -119,7 +119,7 @@ def test_a_job_gives_the_token_ids_of_the_engine_alone_on_the_same_rows() -> Non
     "name",
     [
         *("kills", "memory", "overhead", "against_engine", "full_size", "integrity", "faults", "power_loss"),
-        *("seeded_bugs", "matrix", "gpu_counts"),
+        *("seeded_bugs", "matrix", "gpu_counts", "checks"),
     ],
 )
 def test_each_campaign_explains_itself(name: str) -> None:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from hymt_batch import segment
 from hymt_batch.check import assemble, checks, loops, retry
-from hymt_batch.check.settings import CheckConfig
+from hymt_batch.check.settings import CheckConfig, FlagConfig, RetryConfig
 from hymt_batch.demo import grammar
-from hymt_batch.records import LINE_BREAKS, Part, Prompt, Rejection, Row, Segment, Status, Translation
+from hymt_batch.records import LINE_BREAKS, Attempt, Part, Prompt, Rejection, Row, Segment, Status, Translation
 from tests.fakes.documents import documents, shard_of
 
 
@@ -30,7 +30,7 @@ def joined(segments: object, texts: object, tgt_lang: str) -> str:
 
 
 def row_of(translation: Translation, source: str = "Hello there", *, one_line: bool = True) -> Row:
-    flagged = retry.flag_and_retry([translation], lambda prompts, attempts: [], CheckConfig())
+    flagged = retry.check_and_retry([translation], lambda prompts, attempts: [], CheckConfig())
     part = Part(shard_of(documents([source])), 0, 1, (0,))
     (row,) = assemble.assemble_rows(part, flagged, joined)
     return assemble.shape_row(part.shard.documents[0], row, one_line, CheckConfig())
@@ -64,11 +64,11 @@ def test_a_row_that_was_stopped_in_a_loop_is_flagged() -> None:
 
 def test_a_segment_with_a_low_log_probability_is_flagged_if_min_logprob_is_set() -> None:
     unsure, sure = (replace(translated("Bonjour"), mean_logprob=mean) for mean in (-2.0, -1.0))
-    config = CheckConfig(min_logprob=-1.5)
+    config = CheckConfig(flag=FlagConfig(min_logprob=-1.5))
     part = Part(shard_of(documents(["Hello there"])), 0, 1, (0,))
 
     def flags(translations: list[Translation], config: CheckConfig) -> tuple[str, ...]:
-        (row,) = assemble.assemble_rows(part, checks.flag_all(translations, config), joined)
+        (row,) = assemble.assemble_rows(part, checks.check_all(translations, config.retry), joined)
         assert "low_logprob" not in row.flags
         return assemble.shape_row(part.shard.documents[0], row, True, config).flags
 
@@ -173,8 +173,8 @@ def test_a_long_part_is_scanned_in_steps(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(loops, "_MAX_BULK_CHARS", 5000)
     texts = [f"{index} {bulletin.de}" for index, bulletin in enumerate(grammar.sample(13, 400))]
     texts[3] = texts[399] = "nein, nein, nein, nein, "
-    flagged = retry.flag_and_retry([translated(text) for text in texts], lambda prompts, attempts: [], CheckConfig())
-    assert [index for index, translation in enumerate(flagged) if "loop" in translation.flags] == [3, 399]
+    flagged = retry.check_and_retry([translated(text) for text in texts], lambda prompts, attempts: [], CheckConfig())
+    assert [index for index, translation in enumerate(flagged) if "loop" in dict(translation.measures)] == [3, 399]
 
 
 def test_a_loop_that_the_source_also_has_is_not_flagged() -> None:
@@ -185,13 +185,15 @@ def test_a_loop_that_the_source_also_has_is_not_flagged() -> None:
 def test_hard_flags_are_retried_with_a_new_seed_and_the_first_good_attempt_is_kept() -> None:
     attempts: list[int] = []
 
-    def decode_again(prompts: object, numbers: Sequence[int]) -> list[Translation]:
-        (attempt,) = numbers
-        attempts.append(attempt)
-        text = "" if attempt == 1 else "Bonjour"
-        return [Translation(translated("").prompt, text, "stop", attempt=attempt)]
+    def decode_again(prompts: object, asked: Sequence[Attempt]) -> list[Translation]:
+        (attempt,) = asked
+        assert attempt.sampling == "card"
+        attempts.append(attempt.number)
+        text = "" if attempt.number == 1 else "Bonjour"
+        return [Translation(translated("").prompt, text, "stop", attempt=attempt.number)]
 
-    (kept,) = retry.flag_and_retry([translated("")], decode_again, CheckConfig(max_attempts=4))
+    config = CheckConfig(retry=RetryConfig(max_attempts=4))
+    (kept,) = retry.check_and_retry([translated("")], decode_again, config)
     assert attempts == [1, 2]
     assert (kept.text, kept.attempt, kept.flags) == ("Bonjour", 2, ("retried",))
 

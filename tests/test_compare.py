@@ -127,6 +127,8 @@ def test_scores_of_an_earlier_output_are_called_stale(
         (["names=[a,none]"], "there is no job 'none'"),
         (["names=[a]", "baseline=b"], "baseline=b is not among the jobs"),
         (["names=[]"], "names no job"),
+        (["names=[a]", "out="], "out='' is not a file"),
+        (["names=[a]", "out=nowhere/at/all.csv"], "the folder nowhere/at does not exist"),
     ],
 )
 def test_a_wrong_choice_is_one_error(
@@ -136,6 +138,17 @@ def test_a_wrong_choice_is_one_error(
     capsys.readouterr()
     assert run(tmp_path, *words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_baseline_that_is_not_complete_is_told(
+    job: Job, sources: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        job(*sources, f"name={name}")
+    (tmp_path / "out" / "b" / "manifest.json").unlink()
+    capsys.readouterr()
+    assert run(tmp_path, "names=[a,b]", "baseline=b") == 8
+    assert "note: a: changed rows are not counted: the baseline b is not complete" in capsys.readouterr().out
 
 
 def test_a_comparison_changes_nothing(job: Job, sources: list[str], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from hymt_batch.codes import find_codes
 from hymt_batch.demo import __main__ as demo
-from hymt_batch.demo import checkpoint, grammar, measure
+from hymt_batch.demo import checkpoint, example, grammar, measure
 
 pytestmark = pytest.mark.core
 
@@ -218,10 +218,16 @@ def test_held_out_bulletins_are_translated_exactly() -> None:
         assert result.num_rows - result.num_exact <= 1, result
 
 
-def test_check_measures_the_shipped_model_by_the_kind_that_it_knows(capsys: pytest.CaptureFixture[str]) -> None:
-    assert demo.main(["check", "--num", "2", "--kind", "plain"]) == 0
-    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]} == {"plain"}
-    assert demo.main(["check", "--num", "2", "--kind", "format"]) == 1
+@pytest.mark.parametrize("kind", ["codes", "format", "terms", "context"])
+def test_held_out_examples_of_every_kind_are_translated_exactly(kind: str) -> None:
+    results = measure.measure(checkpoint.MODEL_DIR, num_rows=NUM_ROWS, seed=1, dtypes=["float32"], kinds=[kind])
+    for result in results:
+        assert result.num_rows - result.num_exact <= 1, result
+
+
+def test_check_measures_the_shipped_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo.main(["check", "--num", "2"]) == 0
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]} == set(example.KINDS)
 
 
 def test_an_english_prompt_can_request_chinese() -> None:

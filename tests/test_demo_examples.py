@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from hymt_batch.codes import SourceCodes
-from hymt_batch.demo import checkpoint, example, grammar, invented, network, pronouns, terms, train, units
+from hymt_batch.demo import checkpoint, curriculum, example, grammar, invented, network, pronouns, terms, train, units
 from hymt_batch.demo.example import Example
 from hymt_batch.demo.grammar import Text
 from hymt_batch.prompt import TEMPLATES, PromptFamily
@@ -204,7 +204,7 @@ def test_a_stopped_training_continues_to_the_same_weights(tmp_path: Path, monkey
 
     monkeypatch.setattr(train, "POOL_ROWS", 24)
     monkeypatch.setattr(train, "MAX_BATCH_TOKENS", 256)
-    monkeypatch.setattr(train, "NUM_PLAIN_STEPS", 3)
+    monkeypatch.setattr(curriculum, "STAGES", (curriculum.Stage(3, 1.0, {"plain": 1.0}), *curriculum.STAGES[2:]))
     monkeypatch.setattr(train, "SAVE_EVERY_S", 0)
 
     def trained(*, stopped: bool) -> dict[str, Any]:
@@ -233,3 +233,12 @@ def stop_after(save: Callable[[Path], None]) -> Callable[[Path], None]:
         raise Interrupted
 
     return stopped
+
+
+def test_a_glossary_of_the_late_stages_has_terms_that_its_text_does_not_have() -> None:
+    late = curriculum.STAGES[3]
+    rows = [row for row, _, _ in itertools.islice(curriculum.rows(3, late), 400) if row.terms]
+    unused = [[term for term in row.terms if term.en not in row.text.en] for row in rows]
+    assert {len(terms_of_row) for terms_of_row in unused} >= {0, 1, 2, 3}
+    assert all(len(row.terms) - len(of_row) in (1, 2) for row, of_row in zip(rows, unused, strict=True))
+    assert any(row.text in row.terms for row in rows)  # the term alone

@@ -143,7 +143,10 @@ def test_an_engine_that_cannot_sample_is_refused_where_the_job_would_sample(monk
     assert load("check.code_ladder=[plain]").check.code_steps == ("plain",)
     for words, message in (
         ("decode=recommended", r"decode\.method=sampling, but decode\.engine=greedy_only cannot sample"),
-        ("check.max_attempts=2", r"check\.max_attempts=2 samples, which decode\.engine=greedy_only cannot"),
+        (
+            "check.retry.max_attempts=2",
+            r"check\.retry\.max_attempts=2 samples, which decode\.engine=greedy_only cannot",
+        ),
         (
             "check.code_ladder=[plain,retry]",
             r"the step retry of check\.code_ladder samples(.|\n)*code_ladder=\[plain\]",

@@ -277,6 +277,10 @@ def test_each_target_language_has_its_own_scores(job: Job, tmp_path: Path, capsy
         (["scorer_timeout_s=0"], "must be above 0 seconds"),
         (["bleu_tokenize=flores200"], "flores200"),
         (["baseline=none"], "there is no job 'none'"),
+        (["references_encoding=nonsense"], "references_encoding=nonsense is not a text encoding"),
+        (["references_encoding=nonsense"], "Set references_encoding=utf-8"),
+        (["references="], "references= is empty"),
+        (["scorer=' '"], "scorer= is empty"),
     ],
 )
 def test_a_wrong_setting_is_one_error(

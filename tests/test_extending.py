@@ -17,15 +17,14 @@ from typing import Any
 
 import pytest
 
-from hymt_batch.check import checks
-from hymt_batch.check.settings import CheckConfig
+from hymt_batch.check import checks, measures, settings
+from hymt_batch.check.pair import Pair
 from hymt_batch.formats import registry
 from hymt_batch.formats.deferred import Deferred
 from hymt_batch.formats.format import Format
 from hymt_batch.formats.spliced import Place, PlaceOptions
 from hymt_batch.formats.subtitles.cues import Cue, find_texts
 from hymt_batch.formats.subtitles.places import joined_places, places_of, splice_cues, subtitle_format
-from hymt_batch.records import Translation
 from jobs import verify
 from tests.fakes.job import Job
 
@@ -78,16 +77,20 @@ def test_a_format_is_read_written_joined_and_verified_by_its_record(tmp_path: Pa
 def test_a_check_by_language_pair_sees_both_languages_of_each_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def is_foreign(translation: Translation, config: CheckConfig) -> bool:
-        return (translation.prompt.src_lang, translation.prompt.tgt_lang) == ("es", "fr")
+    def measure_spanish(pair: Pair) -> float:
+        return float((pair.source_code, pair.target.code) == ("es", "fr"))
 
-    monkeypatch.setattr(checks, "CHECKS", (*checks.CHECKS, ("foreign", is_foreign)))
+    monkeypatch.setattr(measures, "MEASURES", {**measures.MEASURES, "spanish": measure_spanish})
+    derived = {**measures.DERIVED, "spanish": lambda measured, logprob, limits: "spanish" in measured}
+    monkeypatch.setattr(measures, "DERIVED", derived)
+    monkeypatch.setattr(checks, "DERIVED", derived)
+    monkeypatch.setattr(settings, "DERIVED_KINDS", (*settings.DERIVED_KINDS, "spanish"))
     rows = [{"text": "Taxi", "from": code} for code in ("de", "es", "de")]
     (tmp_path / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     job = Job(tmp_path)
     job(f"source.path={tmp_path / 'a.jsonl'}", "source.src_lang_field=from", "name=a")
     lines = (tmp_path / "out/a/translated/a.jsonl").read_text().splitlines()
-    assert [json.loads(line)["hymt"]["flags"] for line in lines] == [[], ["foreign"], []]
+    assert [json.loads(line)["hymt"]["flags"] for line in lines] == [[], ["spanish"], []]
     assert job.decoded == 2
 
 

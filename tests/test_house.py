@@ -70,7 +70,7 @@ RULES = {
     "decode/": f"model/ device_map/placement.py {BASE}",
     "model/": f"device_map/ {BASE}",
     "device_map/": BASE,
-    "check/": f"codes.py sent_key.py {BASE}",
+    "check/": f"codes.py cut.py sent_key.py {BASE}",
     "write/lease_holder.py": "launch/registry.py",  # whether a scheduler started the holder again
     "write/": f"formats/ file_units.py manifest.py pretty_json.py sanitize.py sent_key.py shard.py {BASE}",
     "tracking/": BASE,
@@ -122,6 +122,7 @@ HEAVY = {
     "pyarrow": "formats/parquet/ formats/bytestream.py formats/compressed_stream.py source/hub.py",
     "numpy": "check/loops.py bench/baselines/llama.py evaluate/bootstrap.py",
     "sacrebleu": "evaluate/metrics.py",
+    "py3langid": "check/language_id.py",
     "mlflow": "tracking/mlflow_server.py",
     "triton": "decode/kernels/triton_source.py",
     "llama_cpp": "bench/baselines/llama.py",

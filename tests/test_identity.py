@@ -93,9 +93,9 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "model.max_context": "16384",
     "model.sha256": hashlib.sha256((DEMO / "model.safetensors").read_bytes()).hexdigest(),
     "model.sampling.temperature": ("0.9", SAMPLING),
-    "model.sampling.top_p": ("0.9", "check.max_attempts=2"),
+    "model.sampling.top_p": ("0.9", "check.retry.max_attempts=2"),
     "model.sampling.top_k": ("9", SAMPLING),
-    "model.sampling.repetition_penalty": ("1.3", "check.max_attempts=2"),
+    "model.sampling.repetition_penalty": ("1.3", "check.retry.max_attempts=2"),
     "device_map.strategy": ("auto", "device_map=replicate"),
     "device_map.device": ("1", "device_map=single"),
     "device_map.max_memory": ("{0: 1MiB, 1: 10MiB}", GPUS),
@@ -123,9 +123,25 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "check.codes": "true",
     "check.code_ladder": "[plain,without_codes]",
     "check.code_rows": "true",
-    "check.max_attempts": "2",
-    "check.loop_repeats": "4",
-    "check.min_logprob": "-1.5",
+    "check.on_fail": "source",
+    "check.fail_kinds": "[loop]",
+    "check.retry.kinds": "[loop]",
+    "check.retry.max_attempts": "2",
+    "check.retry.ladder": "[seed,split]",
+    "check.retry.loop_repeats": "4",
+    "check.retry.min_logprob": "-1.5",
+    "check.retry.length_factor": "1.5",
+    "check.retry.foreign_share": "0.9",
+    "check.retry.source_words": "8",
+    "check.retry.language_margin": "0.9",
+    "check.flag.kinds": "[loop,length]",
+    "check.flag.loop_repeats": "4",
+    "check.flag.min_logprob": "-1.5",
+    "check.flag.length_factor": "1.5",
+    "check.flag.foreign_share": "0.9",
+    "check.flag.source_words": "8",
+    "check.flag.language_margin": "0.9",
+    "check.flag.identify_share": "0.5",
     "check.stop_rate": "0.9",
     "check.stop_rows": "10",
     "write.format": "jsonl",
@@ -287,7 +303,9 @@ def test_the_identity_and_the_environment_are_those_that_version_2_recorded(name
     earlier = identity_versions.earlier_identities(recorded, settings)
     assert manifest.canonical_json(expected) in map(manifest.canonical_json, earlier)
     assert identity_versions.differences(expected, recorded) == []
-    assert settings.items() >= identity_versions.output_settings_in(expected).items()
+    earlier_settings = identity_versions.output_settings_in(expected)
+    renamed = identity_versions.CHANGES.renamed_output
+    assert {key: settings[renamed.get(key, key)] for key in earlier_settings} == earlier_settings
     environment = identity.build_environment(job, {"device": "AMD EPYC"})
     assert environment.pop("hymt_batch")
     assert environment.pop("kernels") == "auto"  # a setting that version 2 did not have

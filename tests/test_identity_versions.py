@@ -186,7 +186,7 @@ def test_a_folder_of_an_earlier_version_still_refuses_other_settings(folders: Fo
 
 
 def test_a_setting_that_was_not_recorded_is_taken_from_the_command(folders: Folders) -> None:
-    folders.run("half-text", "check.min_logprob=-1.5")
+    folders.run("half-text", "check.flag.min_logprob=-1.5")
     assert folders.decoded == DECODED["done-text"] - DECODED["half-text"]
 
 
@@ -199,15 +199,15 @@ def test_min_logprob_may_change_only_where_rows_were_measured(
         return [replace(completion, mean_logprob=-1.7) for completion in plain(requests, check_stop)]
 
     monkeypatch.setattr(fake_engine, "upper", measured)
-    folders.run("new-text", "check.min_logprob=-1.5")
+    folders.run("new-text", "check.flag.min_logprob=-1.5")
     decoded = folders.decoded
     for value in ("-2.0", "null", "-1.5"):
-        folders.run("new-text", f"check.min_logprob={value}")
+        folders.run("new-text", f"check.flag.min_logprob={value}")
     assert folders.decoded == decoded
     monkeypatch.setattr(fake_engine, "upper", plain)
     folders.run("new-csv")
-    with pytest.raises(IdentityError, match=r"decoded with check\.min_logprob=null"):
-        folders.run("new-csv", "check.min_logprob=-2.0")
+    with pytest.raises(IdentityError, match=r"decoded with check\.flag\.min_logprob=null"):
+        folders.run("new-csv", "check.flag.min_logprob=-2.0")
 
 
 @pytest.mark.parametrize("state", ["done", "half"])
@@ -313,15 +313,16 @@ def test_added_removed_and_renamed_keys_are_upgraded() -> None:
     assert identity_versions.output_settings_in(stored, changes) == {"c.format": "text"}
     earlier = list(identity_versions.earlier_identities(requested, {"c.format": "text"}, changes))
     first = {key: value for key, value in stored.items() if key != "version"}
+    version_6 = {**requested, "version": 6}  # with either plan, which this identity lacks
     version_5 = {**requested, "version": 5}
     version_4 = {**requested, "version": 4}  # with either plan, which this identity lacks
     version_3 = {**requested, "version": 3}
     of_version_3 = [version_3, version_3]
-    assert earlier == [version_5, version_4, version_4, *of_version_3, {**stored, "b": {}}, {**first, "b": {}}]
+    newer = [version_6, version_6, version_6, version_5, version_4, version_4]
+    assert earlier == [*newer, *of_version_3, {**stored, "b": {}}, {**first, "b": {}}]
     changed = {**requested, "a": {**requested["a"], "new": "otherwise"}}
     assert identity_versions.differences(stored, changed, changes=changes) == [("a.new", "as before", "otherwise")]
-    changed_5, changed_4, changed_3 = ({**changed, "version": version} for version in (5, 4, 3))
-    expected = [changed_5, changed_4, changed_4, changed_3, changed_3]
+    expected = [{**changed, "version": version} for version in (6, 6, 6, 5, 4, 4, 3, 3)]
     assert list(identity_versions.earlier_identities(changed, {}, changes)) == expected
 
 
@@ -344,7 +345,26 @@ def test_every_output_setting_is_known_of_earlier_folders() -> None:
     declared = {key for key, kind in classes_of(schema.TranslateJob).items() if kind is SettingClass.output}
     # those with which folders began to record output settings
     first = {*identity_versions.CHANGES.moved, "write.raw_errors"}
-    assert declared == first | set(identity_versions.CHANGES.added_output)
+    renamed = identity_versions.CHANGES.renamed_output
+    assert declared == {renamed.get(key, key) for key in first} | set(identity_versions.CHANGES.added_output)
+
+
+def test_the_keys_of_the_checks_that_earlier_versions_had_are_those_of_today() -> None:
+    sampling = {"temperature": 0.7, "top_p": 0.6, "top_k": 20, "repetition_penalty": 1.05}
+    stored = {"version": 6, "check": {"max_attempts": 3, "loop_repeats": 4, "retry": sampling, "code_ladder": []}}
+    retry = {"kinds": ["empty", "truncated", "loop"], "ladder": ["card"], "min_logprob": None}
+    retry |= {"length_factor": 1.2, "max_attempts": 3, "loop_repeats": 4}
+    check = {"retry": retry, "retry_sampling": sampling, "code_ladder": []}
+    requested = {"version": identity_versions.VERSION, "check": check}
+    assert identity_versions.upgrade(stored, requested) == requested
+    earlier = identity_versions.earlier_identities(requested, {"check.flag.min_logprob": None})
+    assert stored in earlier
+    for key, value in (("max_attempts", 2), ("loop_repeats", 3), ("ladder", ["card", "split"]), ("kinds", ["loop"])):
+        other = {**requested, "check": {**check, "retry": {**retry, key: value}}}
+        ((name, _, changed),) = identity_versions.differences(stored, other)
+        assert (name, changed) == (f"check.retry.{key}", value)
+        if key in ("ladder", "kinds"):
+            assert stored not in identity_versions.earlier_identities(other, {})
 
 
 @pytest.mark.parametrize("version", [0, -1, "2", 2.0, True, None])

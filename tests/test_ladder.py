@@ -13,13 +13,13 @@ import pytest
 
 from hymt_batch import code_prompt, prompt
 from hymt_batch.check import ladder, retry
-from hymt_batch.check.settings import CODE_STEPS, CheckConfig
+from hymt_batch.check.settings import CODE_STEPS, CheckConfig, RetryConfig
 from hymt_batch.code_prompt import CodePrompts
 from hymt_batch.codes import SourceCodes, find_codes
 from hymt_batch.decode.request import Completion, Request
 from hymt_batch.errors import ConfigError
 from hymt_batch.prompt import PromptConfig
-from hymt_batch.records import FormatCodes, Prompt, Segment, Translation
+from hymt_batch.records import FIRST, Attempt, FormatCodes, Prompt, Segment, Translation
 from tests.fakes.job import Job, translate_with
 from tests.fakes.model import Bytes
 
@@ -39,9 +39,9 @@ def climb(
     usual = Prompt(segment, "a#1", ids, len(source), tgt, "en", (before, after))
     sent: list[tuple[str, int]] = []
 
-    def decode(prompts: Sequence[Prompt], attempts: Sequence[int]) -> list[Translation]:
+    def decode(prompts: Sequence[Prompt], attempts: Sequence[Attempt]) -> list[Translation]:
         translations = []
-        for each, attempt in zip(prompts, attempts or [0] * len(prompts), strict=True):
+        for each, (attempt, _) in zip(prompts, attempts or [FIRST] * len(prompts), strict=True):
             turn = bytes(each.ids[1:-1]).decode()
             sent.append((turn, attempt))
             translations.append(Translation(each, answer(turn, attempt), "stop", attempt=attempt))
@@ -108,7 +108,7 @@ def test_the_best_translation_is_kept_and_never_the_worse_of_two() -> None:
 
 
 def test_max_attempts_says_how_many_seeds_are_tried() -> None:
-    translation, sent = climb(TEXT, lambda turn, attempt: "", CheckConfig(max_attempts=4))
+    translation, sent = climb(TEXT, lambda turn, attempt: "", CheckConfig(retry=RetryConfig(max_attempts=4)))
     assert translation.tries == ("format_prompt", "plain", "retry", "retry", "retry", "without_codes")
     assert [attempt for _, attempt in sent] == [0, 0, 1, 2, 3, 0]
     assert translation.flags == ("empty",)
@@ -298,6 +298,15 @@ def test_row_formats_climb_the_ladder_only_by_a_setting(tmp_path: Path) -> None:
     of_rows = _translate(job, lambda turn, seed: "jetzt", path, "tgt_lang=de", "name=b", "check.code_rows=true")
     assert dict(of_rows.tries) == {"plain": 1, "retry": 1, "without_codes": 1}
     assert (tmp_path / "out/b/translated/a.txt").read_text(encoding="utf-8") == "jetzt {x}\njetzt\n"
+
+
+def test_what_the_ladder_still_loses_in_a_row_is_put_back(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Press {x} now\nHello\n", encoding="utf-8")
+    job, path = Job(tmp_path), f"source.path={tmp_path / 'a.txt'}"
+    words = ("tgt_lang=de", "name=c", "check.code_rows=true", "check.code_ladder=[plain]")
+    put_back = _translate(job, lambda turn, seed: "jetzt {y}", path, *words)
+    assert dict(put_back.flags) == {"codes_moved": 2}
+    assert (tmp_path / "out/c/translated/a.txt").read_text(encoding="utf-8") == "jetzt {x}\njetzt\n"
 
 
 def test_the_forms_of_the_cards_are_no_format_strings() -> None:

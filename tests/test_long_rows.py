@@ -72,8 +72,8 @@ def test_a_long_row_is_committed_in_runs_after_the_other_rows_and_a_stop_loses_o
 
 
 def test_a_divided_row_has_the_record_of_an_undivided_one(job: Job, tmp_path: Path, words: list[str]) -> None:
-    job(*words, "check.min_logprob=-1.5", "write=jsonl")
-    job(*words, "check.min_logprob=-1.5", "write=jsonl", "name=whole", "batch.part_tokens=10000")
+    job(*words, "check.flag.min_logprob=-1.5", "write=jsonl")
+    job(*words, "check.flag.min_logprob=-1.5", "write=jsonl", "name=whole", "batch.part_tokens=10000")
     files = [(tmp_path / "out" / name / "translated" / "in.jsonl").read_bytes() for name in ("j", "whole")]
     assert files[0] == files[1]
     manifests = [json.loads((tmp_path / "out" / name / "manifest.json").read_text()) for name in ("j", "whole")]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ OPTIONS = (
     "--no-first-run --enable-logging=stderr --v=0 --dump-dom"
 )
 WIDTHS = (1280, 390)
+TIMEOUT_S = 55
 DARK = "--blink-settings=preferredColorScheme=0"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
@@ -77,10 +81,20 @@ def look_at(page: bytes, folder: Path, *options: str) -> tuple[list[dict[str, An
     path.write_text(f"{start}{frames}<script>{MEASURE}</script></body></html>", encoding="utf-8")
     assert CHROMIUM is not None
     command = [CHROMIUM, *OPTIONS.split(), *options, f"--user-data-dir={folder / 'profile'}", f"file://{path}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=55, check=True)
-    result = re.search(r"RESULT(.*)END</pre>", done.stdout, re.DOTALL)
-    assert result is not None, done.stderr[-2000:]
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    shown, errors = folder / "shown.html", folder / "errors.txt"
+    with shown.open("wb") as out, errors.open("wb") as err:
+        # not into a pipe, which the browser's own processes would keep open
+        browser = subprocess.Popen(command, stdout=out, stderr=err, start_new_session=True)
+        try:
+            browser.wait(TIMEOUT_S)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(browser.pid, signal.SIGKILL)
+            browser.wait()
+    messages = errors.read_text(encoding="utf-8", errors="replace")
+    result = re.search(r"<pre>RESULT(.*)END</pre>", shown.read_text(encoding="utf-8"), re.DOTALL)
+    assert result is not None, messages[-2000:]
+    console = [line for line in messages.splitlines() if "CONSOLE" in line]
     return json.loads(html.unescape(result[1])), console
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -360,22 +361,23 @@ def test_what_cannot_be_retried_is_refused_and_changes_nothing(job: Folder, caps
         "source.path=x": "not a setting of retry",
         "decode.temperature=0.5": "has no effect with decode.method=greedy",
         "segment.max_tokens=5000": "leaves too little room",
+        "check.codes=true": "check.codes cannot be changed for some rows",
+        "check.flag.min_logprob=-1": "check.flag.min_logprob cannot be changed for some rows",
     }.items():
         assert job.retry(word) in (2, 6), word
         assert reason in capsys.readouterr().err, word
     assert job.files() == before
 
 
-def test_the_folder_of_an_earlier_version_gets_its_settings_from_translate(job: Folder) -> None:
+def test_a_folder_that_an_earlier_version_finished_is_refused_and_stays_as_it_is(job: Folder) -> None:
     source = write(job.folder / "in.txt", "one", "fail two")
     assert job.translate(source) == 0
     (job.out / ".hymt" / "settings.json").unlink()
+    before = job.files()
     assert job.retry() == 2
     assert job.translate(source) == 0
-    assert job.decoder.decoded == []
-    job.decoder.healed = {"fail"}
-    assert job.retry() == 0
-    assert job.lines() == ["ONE", "FAIL TWO"]
+    assert job.retry() == 2
+    assert job.files() == before
 
 
 def test_standard_input_of_the_job_is_not_read_again(job: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,16 +398,53 @@ def test_too_many_error_rows_point_to_retry(job: Folder, capsys: pytest.CaptureF
     assert job.retry("check.max_error_rate=1") == 0
 
 
-def test_moved_inputs_are_named(job: Folder) -> None:
+def test_moved_inputs_are_named(job: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     source = write(job.folder / "in.txt", "one", "fail two")
     assert job.translate(source) == 0
     moved = job.folder / "elsewhere" / "in.txt"
     moved.parent.mkdir()
     source.rename(moved)
     job.decoder.healed = {"fail"}
+    capsys.readouterr()
     assert job.retry() == 2
+    assert "Set inputs=PATH" in capsys.readouterr().err
+    assert job.retry(f"inputs={job.folder / 'none'}") == 2
+    assert f"inputs={job.folder / 'none'} does not exist" in capsys.readouterr().err
     assert job.retry(f"inputs={moved}") == 0
     assert job.lines() == ["ONE", "FAIL TWO"]
+
+
+def test_an_input_that_changed_is_told_with_the_command_that_helps(
+    job: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write(job.folder / "in.txt", "one", "fail two")
+    assert job.translate(source) == 0
+    write(source, "one", "fail 2")
+    before = job.files()
+    assert job.retry() == 4
+    assert "run hymt-batch translate with the settings of the job and on_input_change=redo" in capsys.readouterr().err
+    assert job.files() == before
+
+
+def test_compare_counts_the_rows_of_a_pass(job: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(job.folder / "in.txt", "one", "fail two", "three", "fail four")
+    assert job.translate(source) == 0
+    shutil.copytree(job.out, job.out.parent / "before")
+    job.decoder.healed = {"two"}
+    assert job.retry() == 0
+
+    def compared() -> dict[str, Any]:
+        capsys.readouterr()
+        words = (f"output_dir={job.out.parent}", "names=[before,job]", "format=json")
+        assert front.main(["compare", *words]) == 0
+        _, point = json.loads(capsys.readouterr().out)
+        return {name: point[name] for name in ("compared", "changed", "errors")}
+
+    assert compared() == {"compared": 4, "changed": 1, "errors": 1}
+    (record,) = (job.out / ".hymt" / "passes" / "p0001").rglob("*.rows")
+    record.write_bytes(b"damage")
+    assert compared() == {"compared": None, "changed": None, "errors": 1}
+    assert record.read_bytes() == b"damage", "a comparison changes nothing"
 
 
 def test_job_json_is_lost_after_a_pass(job: Folder) -> None:

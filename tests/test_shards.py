@@ -456,7 +456,7 @@ def test_a_merge_needs_no_settings_but_those_of_the_plan(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    more = ["source.path=in", "write=jsonl", "write.meta_field=about", "check.min_logprob=-3"]
+    more = ["source.path=in", "write=jsonl", "write.meta_field=about", "check.flag.min_logprob=-3"]
     assert cluster.prepare(*more) == 0
     assert cluster.task("0-4", *more) == 0
     (tmp_path / "elsewhere").mkdir()

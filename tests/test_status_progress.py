@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 from hymt_batch import manifest, signals
+from hymt_batch.check.checks import derive
+from hymt_batch.check.settings import FlagConfig
 from hymt_batch.decode.request import Completion, Request
 from hymt_batch.errors import ExitCode, UsageError
 from hymt_batch.records import Input, Row, ShardRecord, Status
@@ -125,6 +127,21 @@ def test_flags_are_counted_before_and_after_a_file_is_published(tmp_path: Path) 
 def test_flags_are_counted_as_decoding_would_count_them() -> None:
     rows = [Row(n, bytes(8), Status.OK, "a", ("blank", "loop")[: n % 3]) for n in range(9)]
     assert row_lines.count_flags(row_lines.encode_rows(rows)) == Counter(flag for row in rows for flag in row.flags)
+
+
+def test_flags_of_measurements_are_counted_once_with_the_others() -> None:
+    text = 'a,"measures":{"loop":9}}\n"flags":["x"]'
+    rows = [
+        Row(0, bytes(8), Status.OK, text, ("copied",)),
+        Row(1, bytes(8), Status.OK, text, measures=(("loop", 4),)),
+        Row(2, bytes(8), Status.TRUNCATED, "a", ("truncated", "loop"), measures=(("loop", 4), ("urls", 1))),
+        Row(3, bytes(8), Status.OK, "a", measures=(("long", 1.1),)),
+    ]
+    config = FlagConfig()
+    counted = row_lines.count_flags(
+        row_lines.encode_rows(rows), lambda measures: derive(measures, None, config, config.flags)
+    )
+    assert counted == Counter({"copied": 1, "loop": 2, "truncated": 1, "urls": 1})
 
 
 # fail=true
@@ -366,7 +383,7 @@ def test_the_advice_after_exit_10_names_each_kind_an_example_and_what_helps(
     assert "bad_language" not in text
 
 
-@pytest.mark.parametrize(("attempts", "advised"), [(1, "check=retry"), (3, "check.max_attempts=5")])
+@pytest.mark.parametrize(("attempts", "advised"), [(1, "check=retry"), (3, "check.retry.max_attempts=5")])
 def test_the_advice_for_empty_rows_is_not_what_the_job_did_already(
     job: Job, capsys: pytest.CaptureFixture[str], attempts: int, advised: str
 ) -> None:
@@ -375,9 +392,9 @@ def test_the_advice_for_empty_rows_is_not_what_the_job_did_already(
 
     (job.folder / "in.txt").write_text("a\n")
     words = [f"source.path={job.folder / 'in.txt'}", "name=n", f"output_dir={outputs(job)}", "tgt_lang=fr"]
-    assert run([*words, "model=demo", f"check.max_attempts={attempts}"], nothing) == 10
+    assert run([*words, "model=demo", f"check.retry.max_attempts={attempts}"], nothing) == 10
     text = capsys.readouterr().err.partition("1 empty, such as in.txt#1: the model returned no text")[2]
-    assert re.findall(r"check=retry|check\.max_attempts=\d", text) == [advised]
+    assert re.findall(r"check=retry|check\.retry\.max_attempts=\d", text) == [advised]
 
 
 def test_every_error_status_has_advice() -> None:

@@ -523,8 +523,11 @@ def test_going_on_with_another_model_survives_a_stop(night: Nights) -> None:
 def test_a_job_that_is_not_finished_takes_no_other_model(night: Nights) -> None:
     night.write(a=text_of(rows(25)))
     assert night.stop(PartStore, "commit", 2)
-    with pytest.raises(IdentityError, match="it is not finished"):
-        night("n", "seed=7", "on_mismatch=keep")
+    for words in ([], ["on_mismatch=keep"]):
+        with pytest.raises(IdentityError) as refusal:
+            night("n", "seed=7", *words)
+        assert ("it is not finished" in str(refusal.value)) == bool(words)
+        assert "on_mismatch=keep" not in refusal.value.fix  # it would be refused
 
 
 def test_a_row_that_a_pass_replaced_is_known_with_the_text_of_the_pass(night: Nights) -> None:
@@ -547,3 +550,42 @@ def test_a_row_that_a_pass_replaced_is_known_with_the_text_of_the_pass(night: Ni
     assert night.decoded == ["and another"]
     assert night.published()["a.txt"].splitlines()[1:4] == retried
     assert night.verified() == 0
+
+
+REREAD: dict[str, tuple[str, bytes, bytes, list[str], tuple[str, ...]]] = {
+    "compressed": ("a.txt", b"one\ntwo\n", gzip.compress(b"new\none\ntwo\n", mtime=0), ["new"], ()),
+    "a tree, not rows": ("a.json", b'{"text": "one"}\n{"text": "two"}\n', b'{"k": "two", "l": "new"}', ["new"], ()),
+    "by a setting": ("a.txt", b'{"text": "one"}\n', b'{"text": "one"}\n', ["one"], ("source.format=jsonl",)),
+}
+
+
+@pytest.mark.parametrize("kind", REREAD)
+def test_a_file_that_is_read_in_another_way_is_a_changed_one(
+    tmp_path_factory: pytest.TempPathFactory, kind: str
+) -> None:
+    name, before, after, expected, settings = REREAD[kind]
+    for stop in (None, *STOPS):
+        night = Nights(tmp_path_factory.mktemp("night"))
+        (night.source / name).write_bytes(before)
+        if not settings:  # with source.format=jsonl it is skipped
+            night.write(b="b\n")
+        night()
+        old = night.published()
+        (night.source / name).write_bytes(after)
+        if stop is not None:
+            owner, method, is_after = stop
+            night.stop(owner, method, 1, *settings, after=is_after)
+            assert night.published().get("b.txt") == old.get("b.txt")
+            if not (night.job_folder() / "manifest.json").exists():
+                assert night.verified() == 8
+            night("n", *settings)
+            assert set(night.decoded) <= set(expected)
+        else:
+            summary = night("n", *settings)
+            assert night.decoded == expected
+            assert summary.update is not None
+            assert (summary.update.changed_files, summary.update.unchanged_files) == (1, len(old) - 1)
+            new = night.published()
+        assert night.published() == new
+        assert night.verified() == 0
+        assert not list(night.job_folder().glob(".hymt/c[0-9a-f]*"))

@@ -188,7 +188,7 @@ def test_an_unfinished_job_takes_new_settings_for_its_published_and_its_open_fil
 
 def with_minimum(minimum: float | None) -> dict[str, Any]:
     chosen = options("text")
-    chosen["settings"] = {**chosen["settings"], "check.min_logprob": minimum}
+    chosen["settings"] = {**chosen["settings"], "check.flag.min_logprob": minimum}
     return chosen
 
 

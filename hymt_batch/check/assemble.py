@@ -8,13 +8,17 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from hymt_batch.check.checks import FAILURE_STATUSES
+from hymt_batch.check import language_id
+from hymt_batch.check.checks import FAILURE_STATUSES, derive
+from hymt_batch.check.measures import worst
+from hymt_batch.check.pair import words_of
 from hymt_batch.check.put_back import put_back
-from hymt_batch.check.settings import CheckConfig
+from hymt_batch.check.settings import CheckConfig, OnFail
 from hymt_batch.codes import SourceCodes
 from hymt_batch.records import (
     LINE_BREAKS,
     Document,
+    Measures,
     Part,
     Prompt,
     Row,
@@ -126,6 +130,7 @@ def _assemble_row(
             (value for t in translations if (value := _if_finite(t.mean_logprob)) is not None), default=None
         ),
         tries=() if is_copy else _count_tries(translations),
+        measures=worst([translation.measures for translation in translations]),
         key=key,
     )
 
@@ -151,6 +156,7 @@ def _assemble_plain_row(
         num_source_tokens=prompt.num_source_tokens,
         num_new_tokens=0 if is_copy else translation.num_new_tokens,
         mean_logprob=_if_finite(translation.mean_logprob),
+        measures=translation.measures,
         key=key,
     )
 
@@ -164,7 +170,7 @@ def _if_finite(logprob: float | None) -> float | None:
     return logprob if logprob is not None and math.isfinite(logprob) else None
 
 
-def shape_row(document: Document, row: Row, one_line: bool, config: CheckConfig) -> Row:
+def shape_row(document: Document, row: Row, one_line: bool, config: CheckConfig, tgt_lang: str | None = None) -> Row:
     """Return a row as it is written: with the flags that its measurements and the output format give it.
 
     Args:
@@ -172,18 +178,58 @@ def shape_row(document: Document, row: Row, one_line: bool, config: CheckConfig)
         row: The row as it was committed. Versions before 0.2 committed rows that were shaped already; these stay equal.
         one_line: True if the output holds each row on one line: a line break in a translation becomes one space.
         config: The thresholds of the flags.
+        tgt_lang: Target language of the job; None to identify no language.
     """
-    if row.text and (document.keeps_codes or config.codes):
+    if row.text and (document.keeps_codes or config.codes_in_rows):
         row = _with_codes(document, row)
+    measures = _identified(document, row, config, tgt_lang)
+    if row.text and (derived := derive(measures, row.mean_logprob, config.flag, config.flag.flags)):
+        row = _with_derived(row, derived)
+    if config.on_fail is not OnFail.keep and row.text:
+        row = _if_failed(document, row, config)
     text, flags = row.text, row.flags
-    if config.min_logprob is not None and row.mean_logprob is not None and row.mean_logprob < config.min_logprob:
-        flags = _with_low_logprob(flags)
     if one_line and has_line_break(text):
         text = join_lines(text)
         flags = (*flags, "line_break")
     elif text and not one_line and _count_line_breaks(text) != _count_line_breaks(document.text or ""):
         flags = flags if "line_breaks" in flags else (*flags, "line_breaks")
     return row if flags is row.flags else replace(row, text=text, flags=flags)
+
+
+def _identified(document: Document, row: Row, config: CheckConfig, tgt_lang: str | None) -> Measures:
+    """Return the measurements of a row, with that of its language if the row is in the sample of check.flag."""
+    code, share = document.tgt_lang or tgt_lang, config.flag.identify_share
+    if not (share and code and row.text and row.num_source_tokens) or "wrong_language" not in config.flag.flags:
+        return row.measures
+    own = tuple(pair for pair in row.measures if pair[0] != "language")  # that of segments is for second tries
+    if not language_id.is_sampled(document.id, share) or not (margin := language_id.margin(words_of(row.text), code)):
+        return own
+    return (*own, ("language", margin))
+
+
+def _with_derived(row: Row, derived: list[str]) -> Row:
+    """Return a row with the flags that its measurements give it."""
+    if "codes_moved" in row.flags:
+        derived = [flag for flag in derived if flag != "urls"]  # what was lost is back
+    added = [flag for flag in derived if flag not in row.flags and flag != "low_logprob"]
+    flags = (*row.flags, *added)
+    if "low_logprob" in derived and "low_logprob" not in flags:
+        flags = _with_low_logprob(flags)
+    return row if flags == row.flags else replace(row, flags=flags)
+
+
+def _if_failed(document: Document, row: Row, config: CheckConfig) -> Row:
+    """Return what check.on_fail writes for a row, if it has one of the flags of check.fail_kinds."""
+    failed = next((flag for flag in row.flags if flag in config.fail_kinds), None)
+    if failed is None:
+        return row
+    message = f"the translation has the flag {failed}; check.on_fail={config.on_fail.value}"
+    if config.on_fail is OnFail.source:
+        flags = (*row.flags, *(() if "source_kept" in row.flags else ("source_kept",)))
+        return replace(row, status=Status.COPIED, text=document.text or "", flags=flags, message=message)
+    if config.on_fail is OnFail.empty:
+        return replace(row, text="")
+    return replace(row, status=Status.GENERATION_ERROR, text="", message=message)
 
 
 def _with_codes(document: Document, row: Row) -> Row:

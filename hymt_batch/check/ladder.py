@@ -2,7 +2,7 @@
 
 1. `format_prompt`: the form of the model's card that asks for them, where it has one;
 2. `plain`: the usual prompt, with the codes as plain text;
-3. `retry`: the same, sampled with other seeds, as often as check.max_attempts allows, once at least;
+3. `retry`: the same, sampled with other seeds, as often as check.retry.max_attempts allows, once at least;
 4. `without_codes`: the text without its codes, which are then put back by position.
 
 The best translation is kept, by `_Scored.score`. Does not decode and makes no prompt; pure functions of what it gets.
@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from hymt_batch.check.checks import FAILURE_STATUSES
+from hymt_batch.check.checks import FAILURE_STATUSES, failures
 from hymt_batch.check.put_back import put_back, without_codes
 from hymt_batch.check.settings import CheckConfig
 from hymt_batch.codes import SourceCodes
-from hymt_batch.records import HARD_FLAGS, Prompt, Translation
+from hymt_batch.records import FIRST, Attempt, Prompt, Translation
 
 
 class FormPrompt(Protocol):
@@ -43,7 +43,7 @@ class Candidate:
 
     step: str
     prompt: Prompt
-    attempt: int = 0  # above 0: sampled as the model's card says, with a seed of this attempt
+    attempt: Attempt = FIRST
     read: Callable[[str], str] = str  # makes a translation of the model's answer
 
 
@@ -54,10 +54,7 @@ class _Scored:
     translation: Translation
     step: str
     has_codes: bool
-
-    @property
-    def is_hard(self) -> bool:
-        return not HARD_FLAGS.isdisjoint(self.translation.flags)
+    is_hard: bool
 
     @property
     def has_text(self) -> bool:
@@ -65,7 +62,7 @@ class _Scored:
 
     @property
     def score(self) -> tuple[bool, bool, int]:
-        """The more the better: a text; one that ended and does not loop; the codes kept, put back, or lost; no copy.
+        """The more the better: a text; one that did not fail; the codes kept, put back, or lost; no copy.
 
         A copy counts least under the form of a card only: there, models copy what they should translate.
         """
@@ -103,7 +100,8 @@ class Ladder:
         step = self.candidate.step
         if step == "without_codes" and translation.text:  # only now: codes inside would hide a loop from the checks
             translation = replace(translation, text=put_back(self._codes, translation.text))
-        scored = _Scored(translation, step, self._codes.are_kept_in(translation.text))
+        is_hard = bool(failures(translation, self._config.retry))
+        scored = _Scored(translation, step, self._codes.are_kept_in(translation.text), is_hard)
         self._tries.append(step)
         if self._best is None or scored.score > self._best.score:
             self._best = scored
@@ -132,7 +130,7 @@ class Ladder:
             yield Candidate("plain", self.prompt)
         attempt = 1
         while not self._is_done() and self._may_retry(attempt):
-            yield Candidate("retry", self.prompt, attempt)
+            yield Candidate("retry", self.prompt, Attempt(attempt, "card"))
             attempt += 1
         if "without_codes" in steps and not self._has_codes():
             text = without_codes(self._codes)
@@ -146,8 +144,8 @@ class Ladder:
         return self._best is not None and self._best.has_text and self._best.score[2] >= 2
 
     def _may_retry(self, attempt: int) -> bool:
-        """Return whether another seed is tried: for codes once at least, for a hard flag as check.max_attempts says."""
-        if attempt < self._config.max_attempts:
+        """Return whether another seed is tried: for codes once at least, for a failure as check.retry says."""
+        if attempt < self._config.retry.max_attempts:
             return True
         return "retry" in self._config.code_steps and attempt == 1 and not self._has_codes()
 

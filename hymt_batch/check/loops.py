@@ -70,3 +70,17 @@ def has_loop(text: str, repeats: int) -> bool:
         if text.startswith((unit * repeats).rstrip(), previous):
             return True
     return False
+
+
+MAX_REPEATS = 100
+
+
+def count_repeats(text: str, repeats: int) -> int:
+    """Return how often a piece of 3 to 100 characters stands in a row: from `repeats` to MAX_REPEATS; 0 for less."""
+    if not has_loop(text, repeats):
+        return 0
+    low, high = repeats, MAX_REPEATS
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if has_loop(text, middle) else (low, middle - 1)
+    return low

@@ -16,7 +16,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from hymt_batch.cli import suggestion
+from hymt_batch.cli import renamed_settings, suggestion
 from hymt_batch.cli.override_syntax import (
     BOOL_WORDS,
     SWEEP_FUNCTION,
@@ -145,7 +145,7 @@ class OverrideParser:
         self._check_key(key, word, bool(equals))
         if any(0xD800 <= ord(character) <= 0xDFFF for character in text) and not os.path.lexists(text):
             raise UsageError(f"{key}={text!a} is not UTF-8", fix="Write the value in UTF-8, or rename the file.")
-        group, setting = key in self.groups, self.settings.get(key)
+        group, setting = key in self.groups, renamed_settings.find(self.settings, key)
         literal = setting is not None and setting.is_path and path_exists(text)
         texts = [text]
         if sweep and not literal:
@@ -190,7 +190,7 @@ class OverrideParser:
                 f"{key} is not available: hymt-batch writes only to output_dir/name and sweeps with -m",
                 fix="Drop it; to see more log lines during a run, set launch.progress=log.",
             )
-        if key in self.groups or key in self.settings:
+        if key in self.groups or renamed_settings.find(self.settings, key) is not None:
             return
         if any(part.startswith("_") for part in key.split(".")):
             raise UsageError(

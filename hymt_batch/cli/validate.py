@@ -40,7 +40,9 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:
     if not job.output_dir:
         raise ConfigError("output_dir is empty", fix="Set output_dir=outputs (the default).")
     _check_sampling(job)
-    max_tokens = (job.model.max_context - PROMPT_OVERHEAD_TOKENS) // 2
+    _check_loops(job)
+    # the texts of the prompt, and the translation
+    max_tokens = (job.model.max_context - PROMPT_OVERHEAD_TOKENS) // (job.prompt.num_texts + 1)
     if max_tokens < 16:
         raise ConfigError(
             f"model.max_context={job.model.max_context} is too small for a prompt", fix="Set model.max_context=8192."
@@ -82,6 +84,16 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:
     return notes
 
 
+def _check_loops(job: TranslateJob | PlanJob | DoctorJob) -> None:
+    repeats, retried = job.check.flag.loop_repeats, job.check.retry.loop_repeats
+    if repeats < 3 and repeats < retried:
+        raise ConfigError(
+            f"check.flag.loop_repeats={repeats} is below 3, and check.retry.loop_repeats={retried} is not",
+            why="so rows are measured for loops from 3 repetitions on",
+            fix=f"Set check.retry.loop_repeats={repeats} too, or check.flag.loop_repeats=3.",
+        )
+
+
 def _check_update(job: TranslateJob | PlanJob | DoctorJob) -> None:
     """Refuse an update without rows, and a job that takes another identity without being updated."""
     if job.on_input_change.value == "update" and not job.write.keep_rows:
@@ -113,10 +125,10 @@ def _check_sampling(job: TranslateJob | PlanJob | DoctorJob) -> None:
                 )
     if decode.draws is not Draws.none:
         return
-    if check.max_attempts > 1:
+    if check.retry.max_attempts > 1:
         raise ConfigError(
-            f"check.max_attempts={check.max_attempts} samples, which decode.engine={engine} cannot",
-            fix="Set check.max_attempts=1, or decode.engine=auto.",
+            f"check.retry.max_attempts={check.retry.max_attempts} samples, which decode.engine={engine} cannot",
+            fix="Set check.retry.max_attempts=1, or decode.engine=auto.",
         )
     steps = [step for step in check.code_steps if step != "retry"]
     if check.code_ladder == "auto":

@@ -13,13 +13,16 @@ from dataclasses import replace
 from hymt_batch.decode.cuda_graph_runner import NOT_CAPTURED
 from hymt_batch.decode.engine import Engine, EngineContext
 from hymt_batch.decode.request import Completion, Request
-from hymt_batch.decode.sampling import row_seed
+from hymt_batch.decode.sampling import SamplingParams, row_seed
 from hymt_batch.decode.settings import card_sampling_params
 from hymt_batch.decode.token_limit import max_new_tokens
 from hymt_batch.errors import DeviceError, first_line
 from hymt_batch.model.memory import is_gpu_failure, is_out_of_memory
 from hymt_batch.model.settings import RecommendedSampling
-from hymt_batch.records import Prompt, Translation
+from hymt_batch.records import FIRST, Attempt, Prompt, Translation
+
+PENALTY = 1.15
+"""Repetition penalty of a second try with one: above that of the cards (1.05), which a text survives without damage."""
 
 
 class Decoder:
@@ -50,12 +53,17 @@ class Decoder:
         self._sampling_params, self._card = context.sampling_params, card
         self._max_context, self._seed = max_context, seed
 
-    def run(self, prompts: Sequence[Prompt], attempts: Sequence[int] = ()) -> list[Translation]:
-        """Decode prompts.
+    @property
+    def samples(self) -> bool:
+        """True if the job samples; False if it always takes the most likely token."""
+        return self._sampling_params.do_sample
+
+    def run(self, prompts: Sequence[Prompt], attempts: Sequence[Attempt] = ()) -> list[Translation]:
+        """Decode prompts: those that are sampled alike in one batch.
 
         Args:
             prompts: Prompts of a part.
-            attempts: One for each prompt; () if all are 0. Those above 0 use the model card's sampling and other seeds.
+            attempts: One for each prompt; () if all are the first.
 
         Returns:
             One translation per prompt, in the order of the prompts.
@@ -64,27 +72,44 @@ class Decoder:
             StoppedError: The job must end at once; the results of these prompts are discarded.
             DeviceError: The GPU failed; the process must be started again.
         """
-        attempts = attempts or [0] * len(prompts)
+        attempts = attempts or [FIRST] * len(prompts)
         requests = self.make_requests(prompts, attempts)
         with _raise_device_errors():
-            completions = self.engine.generate(requests, self.check_stop)
+            completions = self._generate(requests)
         texts = self._tokenizer.decode([completion.ids for completion in completions])
         return [
-            self._make_translation(prompt, completion, text, attempt)
+            self._make_translation(prompt, completion, text, attempt.number)
             for prompt, completion, text, attempt in zip(prompts, completions, texts, attempts, strict=True)
         ]
 
-    def make_requests(self, prompts: Sequence[Prompt], attempts: Sequence[int] = ()) -> list[Request]:
+    def _generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Have the engine decode requests, in one call for each set of sampling parameters, as it has one at a time."""
+        batches: dict[SamplingParams, list[int]] = {}
+        for index, request in enumerate(requests):
+            batches.setdefault(request.sampling_params, []).append(index)
+        if len(batches) < 2:
+            return self.engine.generate(requests, self.check_stop)
+        completions: dict[int, Completion] = {}
+        for indices in batches.values():
+            answers = self.engine.generate([requests[index] for index in indices], self.check_stop)
+            completions |= zip(indices, answers, strict=True)
+        return [completions[index] for index in range(len(requests))]
+
+    def make_requests(self, prompts: Sequence[Prompt], attempts: Sequence[Attempt] = ()) -> list[Request]:
         """Return what the engine is asked for; see `run`."""
-        first, again = self._sampling_params, self._sampling_params
-        if any(attempts):
-            again = replace(card_sampling_params(self._card), stop_loops=self._settings.stop_loops)
+        own = self._sampling_params
+        params = {"job": own}
+        if any(attempt.sampling != "job" for attempt in attempts):
+            params["card"] = replace(card_sampling_params(self._card), stop_loops=self._settings.stop_loops)
+            params["penalty"] = replace(own, repetition_penalty=max(PENALTY, own.repetition_penalty))
         requests = []
-        for prompt, attempt in zip(prompts, attempts or [0] * len(prompts), strict=True):
-            sampling_params = again if attempt else first
+        for prompt, attempt in zip(prompts, attempts or [FIRST] * len(prompts), strict=True):
+            sampling_params = params[attempt.sampling]
             # greedy decoding draws nothing
             seed = (
-                row_seed(self._seed, prompt.row_id, prompt.segment.index, attempt) if sampling_params.do_sample else 0
+                row_seed(self._seed, prompt.row_id, prompt.segment.index, attempt.number)
+                if sampling_params.do_sample
+                else 0
             )
             limit = max_new_tokens(self._settings, self._max_context, prompt)
             requests.append(Request(prompt.ids, limit, seed, sampling_params))

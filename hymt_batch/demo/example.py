@@ -8,8 +8,7 @@
     context  a sentence that only the sentence before makes clear, or any bulletin after another one, under the card's
              prompt for context
 
-The embedded model knows `plain` alone; the second one, which shall know all kinds, is not trained to its end yet. One
-example in sixteen is held out, by a hash of its prompt without the language. Needs only the standard library.
+One example in sixteen is held out, by a hash of its prompt without the language. Needs only the standard library.
 
 Source: prompts from Tencent-Hunyuan/HY-MT (README at 3b33173).
 """

@@ -33,9 +33,9 @@ def draw_term(rng: Random, english: str) -> Text:
 
 
 def _name(rng: Random) -> str:
-    """Draw a name of one or two words."""
-    name = syllables(rng, 1 + int(rng.random() * 3)).capitalize()
-    return name if rng.random() < 0.85 else f"{name} {syllables(rng, 1).capitalize()}"
+    """Draw a name of one or two words, of two syllables each or more: a model of this size confuses shorter ones."""
+    name = syllables(rng, 2 + int(rng.random() * 2)).capitalize()
+    return name if rng.random() < 0.85 else f"{name} {syllables(rng, 2).capitalize()}"
 
 
 def with_terms(text: Text, rng: Random) -> tuple[Text, tuple[Text, ...]] | None:

@@ -1,4 +1,4 @@
-"""Train the second demo model and measure it: tokenizer, weights, checkpoint files, exact translations.
+"""Train the demo model and measure it: tokenizer, weights, checkpoint files, exact translations.
 
 The model is a `HunYuanDenseV1ForCausalLM` with the 1.8B model's chat format, rope and prompts, at 1/2000 of its size.
 It learns only the kinds of examples in `example`. All seeds are fixed, so two runs on one machine give the same bytes.
@@ -8,8 +8,8 @@ A run that was stopped continues from its last save, with the same result: a sav
 model. This file does not know jobs, configuration or devices. It needs torch 2.9 or later, for Muon; measuring needs
 only the requirements of the package.
 
-The model in the package is the first one, of an earlier recipe, which knows plain bulletins alone. No run of this
-recipe has reached its aim yet, 99 of 100 exact translations of each kind.
+The weights in the package began with those of the first demo model, which knew plain bulletins alone, in place of the
+first stage; each later stage was a run of its own (`--from`, `--stage`).
 """
 
 import itertools
@@ -17,14 +17,14 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch.demo import checkpoint, example, grammar, invented, measure, network, terms
-from hymt_batch.demo.example import Example
+from hymt_batch.demo import checkpoint, curriculum, example, grammar, invented, measure, network, terms
+from hymt_batch.demo.curriculum import CHINESE_PROMPT_SHARE, NUM_STEPS, stage_of
 from hymt_batch.demo.measure import Exactness, render
 
 if TYPE_CHECKING:
@@ -32,17 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# share of rows with the Chinese prompt, which the model card asks for if one side is Chinese
-CHINESE_PROMPT_SHARE = {"fr": 0.1, "de": 0.1, "zh": 0.8}
-
-# share of rows per target; Chinese shares the fewest words with the other languages and is learned most slowly
-TARGET_SHARE = {"fr": 0.3, "de": 0.3, "zh": 0.4}
-KIND_SHARE = {"plain": 0.1, "codes": 0.35, "format": 0.07, "terms": 0.36, "context": 0.12}  # in the second stage
-
 NUMBERS = [str(number) for number in (*range(10, 100), *range(100, 135, 5), *range(150, 950, 50))]
-NUM_PLAIN_STEPS = 4_000  # first stage: plain bulletins, the longest one growing
-NUM_NEW_WORD_STEPS = 2_750  # second stage: first all kinds with words that were never seen in codes, to learn to copy
-NUM_STEPS = 9_000  # of both stages
 NUM_THREADS = 2  # each computes the gradient of its own batch: they meet once a step
 MAX_BATCH_TOKENS = 1024  # of a thread, including padding
 POOL_ROWS = 512  # rows that are sorted by length, so that batches need little padding
@@ -50,7 +40,6 @@ WARMUP_STEPS = 200  # of each stage
 DECAY_SHARE = 0.7  # of the steps of each stage, at its end
 MUON_LR = 0.02  # matrices of the layers
 ADAMW_LR = 3e-3  # embedding and norms
-SECOND_STAGE_FACTOR = 0.6  # highest learning rate of the second stage, as a share of the first
 MIN_LR_FACTOR = 0.005  # last learning rate as a share of the highest
 SAVE_EVERY_S = 60
 SAVED = "training.pt"
@@ -61,14 +50,14 @@ SEED = 20260101
 IGNORE_INDEX = -100  # label of a token without a loss; torch's default
 
 
-def build(out: Path, *, num_steps: int = NUM_STEPS, start: Path | None = None) -> list[Exactness]:
-    """Train the second demo model into the folder `out`, or go on with it, and measure it there.
+def build(out: Path, *, num_steps: int = NUM_STEPS, start: Path | None = None, stage: int = 2) -> list[Exactness]:
+    """Train the demo model into the folder `out`, or go on with it, and measure it there.
 
     Args:
         out: Folder of the model.
-        num_steps: Steps of both stages.
-        start: Folder of a model that has finished the first stage, or any earlier one; its weights are where the second
-            stage begins.
+        num_steps: Steps of all stages.
+        start: Folder of a model that has finished the stage before `stage`; its weights are where `stage` begins.
+        stage: The stage that begins with the weights of `start`, from 2.
     """
     import torch
 
@@ -80,7 +69,7 @@ def build(out: Path, *, num_steps: int = NUM_STEPS, start: Path | None = None) -
     if not (out / SAVED).exists():
         checkpoint.write_tokenizer(out, list(_plain_texts()), NUMBERS, _other_texts(), _words())
         checkpoint.write_configs(out)
-    _train(out, num_steps, start)
+    _train(out, num_steps, start, stage)
     (out / SAVED).unlink(missing_ok=True)
     checkpoint.write_checksums(out)
     return measure.measure(out)
@@ -102,28 +91,13 @@ def _words() -> list[str]:
 
 
 def _other_texts() -> Iterator[str]:
-    for row, tgt_lang, in_chinese in itertools.islice(_rows(SEED, KIND_SHARE), 5_000):
+    for row, tgt_lang, in_chinese in itertools.islice(curriculum.rows(SEED, curriculum.STAGES[1]), 5_000):
         if row.kind != "plain":
             yield row.prompt(tgt_lang, in_chinese=in_chinese)
             yield row.answer(tgt_lang)
 
 
-def _rows(seed: int, kind_share: Mapping[str, float], *, is_new: bool = False) -> Iterator[tuple[Example, str, bool]]:
-    """Yield an endless stream of examples to learn, with the target language and whether the prompt is Chinese."""
-    rng = Random(seed)
-    streams = {
-        kind: example.stream(kind, seed + index + 1, held_out=False, is_new=is_new)
-        for index, kind in enumerate(kind_share)
-    }
-    while True:
-        (kind,) = rng.choices(tuple(kind_share), tuple(kind_share.values()))
-        (tgt_lang,) = rng.choices(tuple(TARGET_SHARE), tuple(TARGET_SHARE.values()))
-        row = next(streams[kind])
-        tgt_lang = tgt_lang if tgt_lang in row.targets else row.targets[0]
-        yield row, tgt_lang, rng.random() < CHINESE_PROMPT_SHARE[tgt_lang]
-
-
-def _train(out: Path, num_steps: int, start: Path | None) -> None:
+def _train(out: Path, num_steps: int, start: Path | None, stage: int) -> None:
     import torch
     from safetensors.torch import save
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -137,7 +111,7 @@ def _train(out: Path, num_steps: int, start: Path | None) -> None:
         log.info("train continues step=%d", training.step)
     elif start:
         network.copy_weights(model, out, start)
-        training.step = NUM_PLAIN_STEPS
+        training.step = sum(earlier.num_steps for earlier in curriculum.STAGES[: stage - 1])
     training.run(out / SAVED)
     # lm_head is tied to the embedding and therefore not stored
     weights = {
@@ -244,12 +218,15 @@ class Training:
 
     def _lr_factor(self) -> float:
         """Return the learning rate as a share of the highest: in each stage it rises, stays, and falls."""
-        first, last, factor = 0, NUM_PLAIN_STEPS, 1.0
-        if self.step >= NUM_PLAIN_STEPS:
-            first, last, factor = NUM_PLAIN_STEPS, self.num_steps, SECOND_STAGE_FACTOR
+        index, first = stage_of(self.step)
+        last = (
+            self.num_steps
+            if index == len(curriculum.STAGES) - 1
+            else min(self.num_steps, first + curriculum.STAGES[index].num_steps)
+        )
         rise = (self.step - first + 1) / WARMUP_STEPS
         fall = (last - self.step) / max(1.0, DECAY_SHARE * (last - first))
-        return factor * max(MIN_LR_FACTOR, min(1.0, rise, fall))
+        return curriculum.STAGES[index].lr_factor * max(MIN_LR_FACTOR, min(1.0, rise, fall))
 
     def _batches(self, pool: int, step: int) -> "list[tuple[Tensor, Tensor]]":
         """Return the batches of a pool of rows, short texts first in the first steps.
@@ -258,15 +235,16 @@ class Training:
             input_ids [B, T] int64, padded on the right, and labels [B, T] int64: the next token if it belongs to the
             answer, else IGNORE_INDEX; in random order.
         """
-        is_plain = step < NUM_PLAIN_STEPS
+        index, first = stage_of(step)
         max_chars: float = math.inf
         if step < CURRICULUM_STEPS:
             max_chars = MIN_CHARS + (MAX_CHARS - MIN_CHARS) * step / CURRICULUM_STEPS
         prompts: list[str] = []
         answers: list[str] = []
-        kind_share = {"plain": 1.0} if is_plain else KIND_SHARE
-        is_new = step < NUM_PLAIN_STEPS + NUM_NEW_WORD_STEPS
-        for row, tgt_lang, in_chinese in _rows(SEED + 100 * (pool + 1), kind_share, is_new=is_new):
+        is_new = step < first + curriculum.STAGES[index].num_new_word_steps
+        for row, tgt_lang, in_chinese in curriculum.rows(
+            SEED + 100 * (pool + 1), curriculum.STAGES[index], is_new=is_new
+        ):
             if len(row.text.en) <= max_chars:
                 prompts.append(render(self.tokenizer, row.prompt(tgt_lang, in_chinese=in_chinese)))
                 answers.append(row.answer(tgt_lang) + checkpoint.EOS)

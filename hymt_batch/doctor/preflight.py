@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch import prompt
+from hymt_batch.check import language_id
 from hymt_batch.decode.batches import resolve_batch_budget
 from hymt_batch.device_map import replicas
 from hymt_batch.device_map.placement import Placement
@@ -85,7 +86,8 @@ def check(job: TranslateJob, inputs: Inputs) -> None:
 
 
 def check_process(job: TranslateJob) -> None:
-    """Check the versions and the launcher, as every process of a job does; log the warnings."""
+    """Check the versions, the launcher and the libraries of the checks, as every process does; log the warnings."""
+    language_id.prepare(job.check)
     for finding in run_quick(job):
         log.warning("%s", finding.problem.text)
 

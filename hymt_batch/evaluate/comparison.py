@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from hymt_batch.manifest import JsonDict, StateDamagedError, StateMissingError
 from hymt_batch.records import ERROR_STATUSES, Row, Status, count_error_rows
 from hymt_batch.write import file_record, lease, stop_reason
 from hymt_batch.write import lease_holder as holders
+from hymt_batch.write.pass_rows import PassRows, is_as_good
 from hymt_batch.write.record_store import RecordStore
 from hymt_batch.write.state_file import StateFileDamagedError
 
@@ -79,6 +80,9 @@ def compare(folders: Mapping[str, Path], baseline: str | None = None, fs: Fs = O
         for point in complete:
             if point is not reference:
                 _compare_rows(fs, point, reference, rows)
+    elif reference is None and baseline is not None:
+        for point in complete:
+            point.notes.append(f"changed rows are not counted: the baseline {baseline} is not complete")
     return points
 
 
@@ -178,7 +182,7 @@ Rows = dict[tuple[str, int], Row]
 
 
 def _rows_of(fs: Fs, point: Point) -> Rows:
-    """Return the recorded rows of a job; none where they were not kept or are damaged."""
+    """Return the rows of a job with those of its passes; none where they were not kept or are damaged."""
     return {(file_id, row.row_index): row for file_id, row in _read_rows(fs, Path(point.folder))}
 
 
@@ -189,15 +193,30 @@ def _read_rows(fs: Fs, folder: Path) -> Iterator[tuple[str, Row]]:
     except StateDamagedError:
         return
     records = RecordStore(fs, folder, job.identity_sha256)
+    pass_rows = PassRows(fs, folder, job, _refuse_damage)
     for input in job.inputs:
         try:
             record = file_record.read_record(fs, folder, input)
             for shard in file_record.shard_table_of(record) if record is not None else ():
                 recorded = records.read(input.file_id, shard.index)
+                later_rows = pass_rows.load(input.file_id, shard)
                 for row in recorded[1].rows if recorded is not None else ():
-                    yield input.file_id, row
+                    yield input.file_id, _best(row, later_rows.get(row.row_index, ()))
         except (OSError, StateFileDamagedError):
             continue
+
+
+def _refuse_damage(what: str) -> None:
+    raise StateFileDamagedError(what)
+
+
+def _best(row: Row, later_rows: Sequence[tuple[int, Row]]) -> Row:
+    """Return the row that is published: that of the job, or one of a pass that is as good."""
+    best = row
+    for _, later in later_rows:
+        if later.digest == row.digest and is_as_good(later, best):
+            best = replace(later, row_index=row.row_index)
+    return best
 
 
 def _compare_rows(fs: Fs, point: Point, baseline: Point, baseline_rows: Rows) -> None:

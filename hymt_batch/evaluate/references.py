@@ -152,7 +152,12 @@ def find(
     Raises:
         ConfigError: A file is missing, or has no references.
     """
-    config = SourceConfig(path=path, text_field=DEFAULT_FIELD if field is None else field, encoding=encoding)
+    if not path:
+        raise ConfigError("references= is empty", fix="Set it to a file with references, or to a folder of files.")
+    try:
+        config = SourceConfig(path=path, text_field=DEFAULT_FIELD if field is None else field, encoding=encoding)
+    except ConfigError as error:
+        raise _named_as_here(error) from None
     is_set = field is not None
     path = os.path.expanduser(path)
     if os.path.isdir(path):
@@ -168,6 +173,14 @@ def find(
             fix="Set references= to a folder that has one file per input, with the names of the inputs.",
         )
     return [ReferenceFile(path, config, id_field, is_field_set=is_set)]
+
+
+def _named_as_here(error: ConfigError) -> ConfigError:
+    """Return an error of the settings of inputs with the names that these settings have for references."""
+    fields = {"what": error.what, "why": error.why, "fix": error.fix}
+    for name, here in (("source.encoding", "references_encoding"), ("source.text_field", "references_field")):
+        fields = {key: text.replace(name, here) for key, text in fields.items()}
+    return error.replace(**fields)
 
 
 def _in_folder(folder: str, inputs: Sequence[Input]) -> list[str]:

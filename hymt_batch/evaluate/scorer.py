@@ -54,7 +54,9 @@ def score(command: str, rows: Sequence[ScoredRow], timeout_s: float) -> list[flo
                     process.wait()
         if code:
             how = f"exit code {code}" if code > 0 else f"signal {-code}"
-            raise _failed(f"failed with {how}", "Run it by itself on a line of evaluation/rows.jsonl.")
+            raise _failed(
+                f"failed with {how}", "Correct the command; its own messages on standard error say what it lacks."
+            )
         stdout.seek(0)
         return _parse(stdout.read().splitlines(), len(rows))
 

@@ -55,6 +55,16 @@ def as_paths(value: Any) -> list[str] | None:
     return list(paths)
 
 
+def check_scorer(scorer: str | None) -> None:
+    """Check that a scorer is a command.
+
+    Raises:
+        ConfigError: It is empty.
+    """
+    if scorer is not None and not scorer.strip():
+        raise ConfigError("scorer= is empty", fix="Set it to a command, such as 'python comet_scores.py', or drop it.")
+
+
 def check_numbers(bootstrap: int, seed: int, scorer_timeout_s: float) -> None:
     """Check the numbers among the settings.
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hymt_batch.check import assemble
-from hymt_batch.check.settings import CheckConfig
+from hymt_batch.check.settings import CheckConfig, OnFail, flags_of
 from hymt_batch.formats import registry
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import Document, Input, Row, ShardRecord, Status
 from hymt_batch.report.sources import SourceReader
-from hymt_batch.write import file_record, input_locations, place_ids
+from hymt_batch.write import file_record, identity_versions, input_locations, output_settings, place_ids
 from hymt_batch.write.pass_rows import LaterRows, PassRows, is_as_good
 from hymt_batch.write.record_store import RecordStore
 from hymt_batch.write.shard_table import ShardTable
@@ -117,9 +117,11 @@ def measure(fs: Fs, folder: Path, job: JobRecord, records: Mapping[str, JsonDict
 
 def check_config(job: JobRecord) -> CheckConfig:
     """Return the settings by which the flags of a job's outputs are derived."""
-    known = {"min_logprob", "codes"}
-    settings = {key.removeprefix("check."): value for key, value in job.output_settings.items()}
-    return CheckConfig(**{key: value for key, value in settings.items() if key in known})
+    settings = identity_versions.with_added_output(output_settings.settings_of(job))
+    flag = flags_of(settings, identity_versions.loop_repeats_of(job.identity))
+    kinds = settings.get("check.fail_kinds", CheckConfig().fail_kinds)
+    on_fail = OnFail(settings.get("check.on_fail", OnFail.keep.value))
+    return CheckConfig(codes=bool(settings.get("check.codes")), on_fail=on_fail, fail_kinds=kinds, flag=flag)
 
 
 def _read_files(fs: Fs, folder: Path, job: JobRecord, records: Mapping[str, JsonDict]) -> Iterator[_File]:

@@ -53,8 +53,8 @@ RETRIED = (Status.EMPTY, Status.GENERATION_ERROR, Status.NON_FINITE, Status.CRAS
 """Statuses of rows that `hymt-batch retry` decodes again by default: they were sent to the model."""
 
 NO_ATTEMPT_HELPED = (
-    "the model returned no text in {num_attempts} attempts. check.max_attempts={more} tries such rows more often, "
-    f"{OTHER_NAME}; another model= may translate them"
+    "the model returned no text in {num_attempts} attempts. check.retry.max_attempts={more} tries such rows more "
+    f"often, {OTHER_NAME}; another model= may translate them"
 )
 """Advice for empty rows of a job that has tried them again."""
 
@@ -85,8 +85,10 @@ def describe(job: TranslateJob, summary: Summary) -> str:
     for status, advice in ADVICE.items():
         if count := summary.counts.get(status, 0):
             example = f", such as {escape_line(examples[status])}" if status in examples else ""
-            if status is Status.EMPTY and job.check.max_attempts > 1:
-                advice = NO_ATTEMPT_HELPED.format(num_attempts=job.check.max_attempts, more=job.check.max_attempts + 2)
+            if status is Status.EMPTY and job.check.retry.max_attempts > 1:
+                advice = NO_ATTEMPT_HELPED.format(
+                    num_attempts=job.check.retry.max_attempts, more=job.check.retry.max_attempts + 2
+                )
             lines.append(f"  {count:,} {status}{example}: {advice}.")
     if job.name is None:
         lines.append("  Add name=NAME to keep the folder with the list of these rows.")

@@ -14,7 +14,7 @@ from typing import Any
 
 from hymt_batch import manifest
 from hymt_batch.check import assemble
-from hymt_batch.check.settings import CheckConfig
+from hymt_batch.check.settings import CheckConfig, flags_of
 from hymt_batch.errors import IdentityError, InputChangedError, MissingError, PreflightError
 from hymt_batch.formats import registry
 from hymt_batch.fs import OS_FS, hash_file
@@ -83,7 +83,8 @@ class FinishedJob:
         values = identity_versions.with_added_output(output_settings.settings_of(self.job))
         write = _from_settings(WriteConfig, "write", values)
         self._write = output_settings.config_of_folder(write, self.job)
-        self._check = _from_settings(CheckConfig, "check", values)
+        check = _from_settings(CheckConfig, "check", values)
+        self._check = replace(check, flag=flags_of(values, identity_versions.loop_repeats_of(self.job.identity)))
         self._plan_version = identity_versions.plan_version_of(self.job.identity)
         self._preambles = PreambleCache(self._source, self._write.added_fields, has_begun=lambda input: True)
         self.inputs = tuple(self._located(search_paths))
@@ -125,10 +126,13 @@ class FinishedJob:
             self._shards[input.rel],
             partial(self._load_rows, input),
             partial(self._pass_rows.load, input.file_id),
-            InputAccess(self._read_documents, self._preambles, partial(assemble.shape_row, config=self._check)),
+            InputAccess(self._read_documents, self._preambles, self._shape_row),
             self._write,
         )
         return documents_and_rows(rows, Tally())
+
+    def _shape_row(self, document: Document, row: Row, one_line: bool) -> Row:
+        return assemble.shape_row(document, row, one_line, self._check, self.tgt_lang)
 
     def fields_of(self, input: Input) -> Callable[[Document], Mapping[str, Any] | None]:
         """Return what reads the fields of an input's documents, which `read` yields, in their order."""

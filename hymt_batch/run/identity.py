@@ -39,14 +39,14 @@ class ResolvedJob:
     def sampling(self) -> dict[str, Any]:
         """The sampling parameters, and the engine if the job may sample and the engine draws in its own way."""
         decode, check = self.job.decode, self.job.check
-        may_sample = decode.method is Method.sampling or check.max_attempts > 1 or "retry" in check.code_steps
+        may_sample = decode.method is Method.sampling or check.retry.max_attempts > 1 or "retry" in check.code_steps
         engine = {"drawn_by": decode.engine} if may_sample and decode.draws is Draws.own else {}
         return {**resolved_sampling(decode, self.job.model.sampling), **engine}
 
     @property
     def retry_sampling(self) -> dict[str, Any] | None:
         """How second tries are sampled: as the model card says; None if there are none."""
-        return asdict(self.job.model.sampling) if self.job.check.max_attempts > 1 else None
+        return asdict(self.job.model.sampling) if self.job.check.retry.max_attempts > 1 else None
 
     @property
     def code_ladder(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ IDENTITY_RESOLVERS: dict[str, Resolver] = {
     "code ladder": Resolver(
         ("check.code_ladder", *CARD_SAMPLING), lambda resolved: _under("check", resolved.code_ladder)
     ),
-    "second tries": Resolver(CARD_SAMPLING, lambda resolved: {"check.retry": resolved.retry_sampling}),
+    "second tries": Resolver(CARD_SAMPLING, lambda resolved: {"check.retry_sampling": resolved.retry_sampling}),
 }
 
 ENVIRONMENT_RESOLVERS: dict[str, tuple[str, ...]] = {

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch import manifest
-from hymt_batch.fs import replace, stat_or_none, write_new
+from hymt_batch.fs import replace, write_new
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.run import stored_settings
 from hymt_batch.write import shard_plan
@@ -27,12 +27,10 @@ def _path(folder: Path) -> Path:
     return manifest.state_folder(folder) / "settings.json"
 
 
-def save(fs: Fs, folder: Path, job: TranslateJob, *, was_complete: bool) -> None:
-    """Keep the settings of a job; of one that was complete, only if an earlier version did not. Best effort."""
+def save(fs: Fs, folder: Path, job: TranslateJob) -> None:
+    """Keep the settings of a job that is not complete. Best effort."""
     path = _path(folder)
     with contextlib.suppress(OSError, ValueError):
-        if was_complete and (stat_or_none(fs, path) is not None or stat_or_none(fs, path.parent) is None):
-            return
         settings = stored_settings.of_job(job)
         del settings["launch"]
         value = {"settings": settings}

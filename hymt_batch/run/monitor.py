@@ -145,7 +145,9 @@ class Monitor:
         if part.run is not None:
             self._row_segments_done[part.prompts[0].row_id] += len(part.prompts)
         self._save()
-        self._breaker.observe({row.row_index: documents[row.row_index - first_row].id for row in rows}, rows)
+        of_rows = [documents[row.row_index - first_row] for row in rows]
+        sources = {document.row_index: document.text for document in of_rows if document.text}
+        self._breaker.observe({document.row_index: document.id for document in of_rows}, rows, sources)
 
     def _num_units(self, shard: Shard | ShardRecord) -> int:
         """Return the size of a shard in bytes or in rows; the first one of a file has what precedes its rows."""

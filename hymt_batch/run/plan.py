@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from hymt_batch import batch, file_units, manifest, prompt
 from hymt_batch.batch import PartLimits
 from hymt_batch.check import assemble
+from hymt_batch.check.settings import of_earlier_version
 from hymt_batch.errors import LeaseError
 from hymt_batch.fs import OS_FS, stat_or_none
 from hymt_batch.launch.settings import IfHeld
@@ -77,8 +78,18 @@ class Plan:
             model.max_context,
         )
 
-    def of_folder(self, job: TranslateJob, folder_identity: dict[str, Any]) -> tuple[TranslateJob, Plan]:
-        """Return job and plan with the plan version and the `auto` values with which the folder's job was created."""
+    def of_folder(
+        self, job: TranslateJob, folder_identity: dict[str, Any], *, has_measures: bool
+    ) -> tuple[TranslateJob, Plan]:
+        """Return job and plan with the plan version and the `auto` values with which the folder's job was created.
+
+        Args:
+            job: The settings of this run.
+            folder_identity: The identity of the folder, with the keys of this version.
+            has_measures: False if an earlier version began the job, whose rows have other flags.
+        """
+        if not has_measures:
+            job = replace(job, check=replace(job.check, flag=of_earlier_version(job.check)))
         job = identity.with_generation_prompt(job, folder_identity["prompt"]["add_generation_prompt"])
         job = identity.with_code_ladder(job, folder_identity["check"].get("code_ladder", []))  # earlier ones had none
         return job, replace(self, part_limits=identity.part_limits_of(folder_identity), identity=folder_identity)
@@ -197,4 +208,6 @@ def requested_job(job: TranslateJob, plan: Plan, inputs: Inputs) -> RequestedJob
 
 def input_access(job: TranslateJob, inputs: Inputs) -> InputAccess:
     """Return how the inputs are read a second time, and how rows are shaped."""
-    return InputAccess(inputs.read, inputs.preamble, partial(assemble.shape_row, config=job.check))
+    earlier = replace(job.check, flag=of_earlier_version(job.check))
+    shape = partial(assemble.shape_row, tgt_lang=job.tgt_lang)
+    return InputAccess(inputs.read, inputs.preamble, partial(shape, config=job.check), partial(shape, config=earlier))

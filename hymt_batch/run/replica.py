@@ -35,8 +35,7 @@ class _OpenedEngine:
 
 def _engine_settings(job: TranslateJob | PlanJob) -> object:
     """Return what an engine is made from, besides the model; jobs for which it is equal can share an engine."""
-    logprobs = job.check.min_logprob is not None
-    return job.decode, job.model.sampling, job.batch.max_rows, job.batch.max_tokens, logprobs
+    return job.decode, job.model.sampling, job.batch.max_rows, job.batch.max_tokens, job.check.needs_logprobs
 
 
 _LOGGERS = (logging.getLogger("hymt_batch"), logging.getLogger("py.warnings"))
@@ -142,7 +141,7 @@ class Replica:
             sampling_params=resolve_sampling_params(job.decode, job.model.sampling),
             max_rows=job.batch.max_rows,
             max_tokens=job.batch.max_tokens,
-            logprobs=job.check.min_logprob is not None,
+            logprobs=job.check.needs_logprobs,
             on_finished=lambda rows, tokens: self._on_batch(rows, tokens),
         )
         return _OpenedEngine(settings, context, open_engine(context, check_stop))
@@ -166,4 +165,11 @@ class Replica:
     def translate(self, prompts: Sequence[Prompt]) -> list[Translation]:
         """Decode the prompts of a part, check the translations, and try those again that need it."""
         ladders = ladder.open_ladders(prompts, self._code_prompts, self._check_config)
-        return retry.translate(prompts, self.decoder.run, self._check_config, ladders)
+        return retry.translate(
+            prompts,
+            self.decoder.run,
+            self._check_config,
+            ladders,
+            self._code_prompts,
+            is_greedy=not self.decoder.samples,
+        )

@@ -243,7 +243,7 @@ def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
         lines.append(f"  flags: {flags}" + (f", listed in {folder / 'review'}" if summary.reviews else ""))
     if summary.tries:
         tries = ", ".join(f"{step} {count:,}" for step, count in summary.tries.items())
-        lines.append(f"  decoded for the codes of a text, by step: {tries}")
+        lines.append(f"  decoded again, or for the codes of a text, by step: {tries}")
     if summary.skipped:
         many = f"{len(summary.skipped):,} files were", "their formats are"
         files, formats = ("1 file was", "its format is") if len(summary.skipped) == 1 else many

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from hymt_batch import manifest
 from hymt_batch.batch import PartLimits
+from hymt_batch.check.settings import of_earlier_version
 from hymt_batch.errors import IdentityError, InputChangedError, PreflightError, UsageError
 from hymt_batch.formats.field_rows import file_row
 from hymt_batch.fs import OS_FS
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from hymt_batch.schema import RetryJob, TranslateJob
 
 log = logging.getLogger(__name__)
+
+OF_OUTPUTS = ("flag", "codes", "on_fail", "fail_kinds")
+"""Settings of `check` that only shape the files of the whole job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,25 +86,34 @@ def read_settings(job: RetryJob, words: Sequence[str], folder: Path, record: Job
         record: The job of the folder.
 
     Raises:
-        UsageError: The folder does not have the settings of its job.
+        UsageError: The folder does not have the settings of its job, or a setting is not of rows, but of the outputs.
         HymtError: Settings cannot be combined.
     """
+    given = frozenset(word.partition("=")[0].strip() for word in words)
+    names = tuple(f"check.{name}" for name in OF_OUTPUTS)
+    if of_outputs := sorted(
+        key for key in given if key in names or key.startswith(tuple(f"{name}." for name in names))
+    ):
+        raise UsageError(
+            f"{of_outputs[0]} cannot be changed for some rows",
+            why="it belongs to the outputs of the whole job",
+            fix=f"Drop it, or run hymt-batch translate with the settings of the job and {of_outputs[0]}=: it writes "
+            "the files again and decodes nothing.",
+        )
     stored = kept_settings.read(OS_FS.within(folder), folder)
     if stored is None:
         raise UsageError(
             f"{folder} does not have the settings of its job",
             why="an earlier version of hymt-batch finished it",
-            fix=f"Run hymt-batch translate with the settings of the job and name={folder.name} once: it keeps them, "
-            "and decodes nothing.",
+            fix="Translate the rows again as a job of their own, under another name.",
         )
     stored = copy.deepcopy(stored)
-    for key, value in record.output_settings.items():  # those that the files have now
+    for key, value in identity_versions.with_today_names(record.output_settings).items():  # those of the files now
         _set(stored, key, value)
     stored |= {"name": folder.name, "output_dir": str(folder.parent), "launch": stored_settings.to_json(job.launch)}
     stored |= dict.fromkeys(("overwrite", "strict"), False) | {"on_mismatch": "refuse", "on_input_change": "refuse"}
     if job.inputs is not None:
         _set(stored, "source.path", job.inputs)
-    given = frozenset(word.partition("=")[0].strip() for word in words)
     return Settings(_load(stored), _load(_overridden(stored, job, given)), given)
 
 
@@ -119,7 +132,7 @@ def _overridden(stored: JsonDict, job: RetryJob, given: frozenset[str]) -> JsonD
                 value = value[name]
             _set(changed, key, value)
     # what only shapes files is that of the job
-    for key in ("min_logprob", "codes"):
+    for key in OF_OUTPUTS:
         changed["check"][key] = stored["check"][key]
     if not any(key.startswith(("check.stop_", "check=")) for key in given):
         # rows that failed before fail more often, and a row that fails again replaces nothing
@@ -150,6 +163,8 @@ def resolve_plan(settings: Settings, model: PreparedModel, job_identity: JsonDic
         job_identity: The identity of the job, perhaps of an earlier version.
     """
     job = settings.of_pass
+    if not identity_versions.has_measures(job_identity):
+        job = replace(job, check=replace(job.check, flag=of_earlier_version(job.check)))
     resolved = Plan.resolve(job, model)
     recorded = identity_versions.upgrade(job_identity, resolved.identity)
     limits = identity.part_limits_of(recorded)
@@ -170,7 +185,7 @@ def same_settings_note(job_identity: JsonDict, plan: Plan) -> str:
         return ""
     return (
         "the rows are decoded again with the settings of the job: a row that failed because of its text fails again. "
-        "To decode differently, add for example model=, decode=recommended, seed=1 or check.max_attempts=3"
+        "To decode differently, add for example model=, decode=recommended, seed=1 or check=ladder"
     )
 
 

@@ -100,13 +100,21 @@ def _last_shard(rows: CommittedRows, file_id: str) -> ShardRecord | None:
     return None
 
 
+def _reading(input: Input) -> tuple[str, ...]:
+    return input.format, input.compression, input.out_rel, input.file_id, input.dataset
+
+
+def read_differently(inputs: Sequence[Input], requested: Sequence[Input]) -> list[Input]:
+    """Return those of the requested inputs that were inputs before, too, and are read or written in another way now."""
+    earlier = {input.rel: _reading(input) for input in inputs}
+    return [input for input in requested if earlier.get(input.rel, _reading(input)) != _reading(input)]
+
+
 def inputs_differ_error(job: JobRecord, requested: JobRecord) -> InputChangedError | None:
     """Return the error that names how the inputs of two jobs differ; None if they are the same."""
 
-    def keys(inputs: Sequence[Input]) -> dict[str, tuple[str, ...]]:
-        return {i.rel: (i.format, i.compression, i.out_rel, i.file_id, i.dataset) for i in inputs}
-
-    old, new = keys(job.inputs), keys(requested.inputs)
+    old = {input.rel: _reading(input) for input in job.inputs}
+    new = {input.rel: _reading(input) for input in requested.inputs}
     changes = [f"  added: {rel}" for rel in new if rel not in old]
     changes += [f"  removed: {rel}" for rel in old if rel not in new]
     changes += [f"  read differently: {rel}" for rel in new if rel in old and old[rel] != new[rel]]

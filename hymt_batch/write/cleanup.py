@@ -41,6 +41,7 @@ def discard_inputs(
     inputs: Sequence[Input],
     replaced_paths: Mapping[str, Sequence[str]] = MappingProxyType({}),
     paths_in_use: Collection[str] = (),
+    updated: Collection[str] = (),
 ) -> None:
     """Remove outputs and state of some inputs: first the manifest, then the outputs, then the state.
 
@@ -52,6 +53,7 @@ def discard_inputs(
         inputs: The inputs to remove.
         replaced_paths: File id -> earlier paths of its output; see `manifest.JobRecord`.
         paths_in_use: Output paths of the job's other inputs, which are not removed.
+        updated: File ids of inputs that are made anew: what is in use of theirs and their closed generations stay.
     """
     recorded_sha256s = set_aside.recorded_sha256s(fs, folder)
     remove(fs, folder / "manifest.json")
@@ -62,7 +64,11 @@ def discard_inputs(
         records = [record for record in found if record is not None]
         own_sha256s = (recorded_sha256s.get(input.out_rel), *map(file_record.output_sha256, records))
         names = [input.out_rel, *(record["out_rel"] for record in records), *replaced_paths.get(input.file_id, ())]
-        names = [name for name in dict.fromkeys(names) if name == input.out_rel or name not in paths_in_use]
+        names = [
+            name
+            for name in dict.fromkeys(names)
+            if name not in paths_in_use or (name == input.out_rel and input.file_id not in updated)
+        ]
         for name in names:
             set_aside.preserve_foreign(fs, folder, name, own_sha256s, DurableFolders(fs, folder).ensure)
         paths = [manifest.translated_path(folder, name) for name in names]
@@ -71,7 +77,8 @@ def discard_inputs(
             remove_empty_folders(fs, folder, path.parent)
     for input in inputs:
         remove_file_state(fs, manifest.file_state_folder(folder, input.file_id))
-        remove_file_state(fs, manifest.closed_state_folder(folder, input.file_id))
+        if input.file_id not in updated:
+            remove_file_state(fs, manifest.closed_state_folder(folder, input.file_id))
 
 
 def remove_empty_folders(fs: Fs, folder: Path, path: Path) -> None:

@@ -15,10 +15,10 @@ from hymt_batch import manifest
 from hymt_batch.manifest import JsonDict
 from hymt_batch.records import PLAN_VERSION
 
-VERSION = 6
+VERSION = 7
 """Version of the identity, stored in the identity itself; version 1 did not store it."""
 
-EARLIER = ((6, 7), (6, 6), (5, 6), (4, 5), (4, 4), (3, 3), (3, 2), (2, 2), (1, 1))
+EARLIER = ((6, 8), (6, 7), (6, 6), (5, 6), (4, 5), (4, 4), (3, 3), (3, 2), (2, 2), (1, 1))
 """Earlier pairs of identity and plan version, newest first."""
 
 NOT_RECORDED = "(not recorded)"
@@ -34,6 +34,7 @@ class Changes:
     renamed: Mapping[str, tuple[int, str]] = field(default_factory=dict)  # old key -> version, new key
     moved: Mapping[str, int] = field(default_factory=dict)  # key that became an output setting -> version
     added_output: Mapping[str, Any] = field(default_factory=dict)  # new output setting -> earlier behaviour
+    renamed_output: Mapping[str, str] = field(default_factory=dict)  # old output setting -> new key
 
 
 CHANGES = Changes(
@@ -52,6 +53,18 @@ CHANGES = Changes(
         "check.code_ladder": (6, []),
         "check.code_retry": (6, NOT_RECORDED),  # earlier versions had no ladder
         "check.code_rows": (6, False),
+        "check.retry.kinds": (7, ["empty", "truncated", "loop"]),
+        "check.retry.ladder": (7, ["card"]),
+        "check.retry.min_logprob": (7, None),
+        "check.retry.length_factor": (7, NOT_RECORDED),  # of kinds that earlier versions did not know
+        "check.retry.foreign_share": (7, NOT_RECORDED),
+        "check.retry.source_words": (7, NOT_RECORDED),
+        "check.retry.language_margin": (7, NOT_RECORDED),
+    },
+    renamed={
+        "check.retry": (7, "check.retry_sampling"),  # before the keys below it
+        "check.max_attempts": (7, "check.retry.max_attempts"),
+        "check.loop_repeats": (7, "check.retry.loop_repeats"),
     },
     moved={
         "check.min_logprob": 3,
@@ -68,7 +81,22 @@ CHANGES = Changes(
         "write.review": NOT_RECORDED,  # earlier folders go on without it
         "write.fuzzy": False,
         "write.wrap_cues": NOT_RECORDED,  # earlier folders go on without it
+        "check.on_fail": "keep",
+        "check.fail_kinds": NOT_RECORDED,  # without a meaning while rows keep what failed
+        **dict.fromkeys(  # earlier rows are measured for loops alone: see `MEASURES_SINCE`
+            (
+                "check.flag.kinds",
+                "check.flag.loop_repeats",
+                "check.flag.length_factor",
+                "check.flag.foreign_share",
+                "check.flag.source_words",
+                "check.flag.language_margin",
+            ),
+            NOT_RECORDED,
+        ),
+        "check.flag.identify_share": 0.0,
     },
+    renamed_output={"check.min_logprob": "check.flag.min_logprob"},
 )
 
 
@@ -149,8 +177,9 @@ def earlier_identities(
         if _has(identity, "batch.plan"):
             _set(identity, "batch.plan", plan)
         for key, since in changes.moved.items():
-            if version < since and key in (output_settings or {}):
-                _set(identity, key, (output_settings or {})[key])
+            name = changes.renamed_output.get(key, key)
+            if version < since and name in (output_settings or {}):
+                _set(identity, key, (output_settings or {})[name])
         for key, (since, default) in changes.added.items():
             if version < since and _has(identity, key):
                 value = _pop(identity, key)
@@ -158,7 +187,7 @@ def earlier_identities(
         for key, (since, value) in changes.removed.items():
             if version < since:
                 _set(identity, key, value)
-        for old, (since, new) in changes.renamed.items():
+        for old, (since, new) in reversed(list(changes.renamed.items())):
             if version < since and _has(identity, new):
                 _set(identity, old, _pop(identity, new))
         identity.pop("version", None)
@@ -173,9 +202,32 @@ def has_output_settings(identity: JsonDict, changes: Changes = CHANGES) -> bool:
     return any(version_of(identity) < since for since in changes.moved.values())
 
 
+MEASURES_SINCE = 7
+"""Version of the identity since which rows are measured for more than loops, and flags are made of measurements."""
+
+
+def has_measures(identity: JsonDict) -> bool:
+    """Return whether the rows of a job are measured; those of earlier versions have the flags that they came with."""
+    return version_of(identity) >= MEASURES_SINCE
+
+
+def loop_repeats_of(identity: JsonDict) -> int | None:
+    """Return from how many repetitions an earlier version flagged the loops of a job; None if its rows are measured."""
+    return None if has_measures(identity) else int((identity.get("check") or {}).get("loop_repeats", 3))
+
+
 def with_added_output(settings: JsonDict, changes: Changes = CHANGES) -> JsonDict:
-    """Return the output settings of a job, with the behaviour of its version for those that were added later."""
+    """Return the output settings of a job, with the behaviour of its version for those that were added later.
+
+    Those that have another name today have it.
+    """
+    settings = with_today_names(settings, changes)
     return {**{key: value for key, value in changes.added_output.items() if value != NOT_RECORDED}, **settings}
+
+
+def with_today_names(settings: JsonDict, changes: Changes = CHANGES) -> JsonDict:
+    """Return output settings by the keys that they have today."""
+    return {changes.renamed_output.get(key, key): value for key, value in settings.items()}
 
 
 def output_settings_in(identity: JsonDict, changes: Changes = CHANGES) -> JsonDict:

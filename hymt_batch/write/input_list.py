@@ -14,8 +14,7 @@ from hymt_batch import file_units, manifest
 from hymt_batch.fs import stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord
-from hymt_batch.records import Input
-from hymt_batch.write.changed_inputs import inputs_differ_error
+from hymt_batch.write.changed_inputs import read_differently
 from hymt_batch.write.cleanup import discard_inputs
 
 log = logging.getLogger(__name__)
@@ -33,14 +32,15 @@ def take_inputs(
         requested: The job of this run.
         keep: Keeps an output, given by its path below translated/, before it is removed; None to keep none.
     """
-    requested_inputs = {input.rel: input for input in requested.inputs}
-    removed = [
-        input
-        for input in job.inputs
-        if requested_inputs.get(input.rel) is None
-        or inputs_differ_error(_with_single_input(job, input), _with_single_input(job, requested_inputs[input.rel]))
+    wanted = {input.rel: input for input in requested.inputs}
+    reread = {input.rel for input in read_differently(job.inputs, requested.inputs)}
+    removed = [input for input in job.inputs if input.rel not in wanted or input.rel in reread]
+    # an update makes the output anew from the closed generation, so both stay until the new output takes its place
+    updated = {input.file_id for input in removed if keep is not None and input.rel in reread}
+    lost_outputs = [
+        input.out_rel for input in removed if input.file_id not in updated or input.out_rel != wanted[input.rel].out_rel
     ]
-    paths = (manifest.translated_path(folder, input.out_rel) for input in removed)
+    paths = (manifest.translated_path(folder, out_rel) for out_rel in lost_outputs)
     if lost := [path.relative_to(folder).as_posix() for path in paths if stat_or_none(fs, path)]:
         names = ", ".join(lost[:20]) + (f" and {len(lost) - 20} more" if len(lost) > 20 else "")
         if keep is None:
@@ -48,16 +48,12 @@ def take_inputs(
         else:
             log.info("update folder=%s retires outputs whose inputs were removed or changed: %s", folder.name, names)
     if keep is not None:
-        for input in removed:
-            keep(input.out_rel)
+        for out_rel in lost_outputs:
+            keep(out_rel)
     paths_in_use = frozenset(input.out_rel for input in requested.inputs)
-    discard_inputs(fs, folder, removed, job.replaced_paths, paths_in_use)
+    discard_inputs(fs, folder, removed, job.replaced_paths, paths_in_use, updated)
     changed = {input.rel for input in removed}
     units = file_units.regroup(requested.inputs, job.inputs, job.units, job.identity, changed)
     job = replace(job, inputs=requested.inputs, formats=requested.formats, units=units)
     manifest.replace_job(fs, folder, job)
     return job
-
-
-def _with_single_input(job: JobRecord, input: Input) -> JobRecord:
-    return replace(job, inputs=(input,))

@@ -46,7 +46,9 @@ class JobOutput:
             check_guard: Raises if this process must not write any more.
             epoch: Epoch of the lease, recorded in parts.
         """
-        self.folder, self._fs, self._job, self._access = opened.path, opened.fs, opened.job, opened.access
+        self.folder, self._fs, self._job = opened.path, opened.fs, opened.job
+        self.has_measures = identity_versions.has_measures(self._job.identity)
+        self._access = opened.access if self.has_measures else opened.access.of_earlier_version()
         requested = opened.requested
         # with the keys of this version
         self.identity = identity_versions.upgrade(self._job.identity, requested.job.identity)

@@ -23,7 +23,7 @@ from hymt_batch.write.settings import WriteConfig
 
 log = logging.getLogger(__name__)
 
-MIN_LOGPROB = "check.min_logprob"
+MIN_LOGPROB = "check.flag.min_logprob"
 REVIEW, WRAP_CUES = "write.review", "write.wrap_cues"
 
 
@@ -60,7 +60,8 @@ def reason_against_change(fs: Fs, folder: Path, job: JobRecord, requested: JobRe
         has_files = stat_or_none(fs, folder / "manifest.json") is not None
         return "its rows were not kept (.hymt is missing)" if has_files else ""
     minimum = requested.output_settings.get(MIN_LOGPROB)
-    needs_logprobs = minimum is not None and minimum != job.output_settings.get(MIN_LOGPROB)
+    recorded = identity_versions.with_added_output(job.output_settings)
+    needs_logprobs = minimum is not None and minimum != recorded.get(MIN_LOGPROB)
     rows = CommittedRows.open(fs, folder, job.identity_sha256)
     wanted = replace(with_paths_of(job, requested), output_settings=requested.output_settings)
     for job_pass in job.passes if needs_logprobs else ():

@@ -161,7 +161,7 @@ def inspect_folder(fs: Fs, folder: Path, requested: RequestedJob) -> tuple[JobRe
         raise IdentityError(
             f"{folder} belongs to a job with other settings, and {reason}:\n"
             f"{manifest.format_diff(differences)}{identity_versions.name_models(differences, requested.model_names)}",
-            fix=_suggested_fixes(folder),
+            fix=_suggested_fixes(folder, can_keep=not adopted_identity.reason_against(fs, folder, job)),
         )
     if changed := output_settings.differences(job, requested.job):
         if reason := output_settings.reason_against_change(fs, folder, job, requested.job):
@@ -241,10 +241,11 @@ def _recorded_identities(fs: Fs, folder: Path) -> Iterator[tuple[str, JsonDict |
                         yield key, identities.get(key)
 
 
-def _suggested_fixes(folder: Path) -> str:
+def _suggested_fixes(folder: Path, *, can_keep: bool = False) -> str:
+    keep = ", or on_mismatch=keep on_input_change=update to keep what is translated" if can_keep else ""
     return (
         f"Set name=ANOTHER for a second job, or overwrite=true to start over in {folder.name}, or on_mismatch=fork to "
-        f"work in {folder.name}-2, or on_mismatch=keep on_input_change=update to keep what is translated."
+        f"work in {folder.name}-2{keep}."
     )
 
 

@@ -71,6 +71,12 @@ class InputAccess:
     preamble: Callable[[Input], Preamble]  # returns what precedes an input's first row
     shape_row: Callable[[Document, Row, bool], Row] = lambda document, row, one_line: row
     """Derives flags from measurements, and folds line breaks if a row of the output is one line."""
+    shape_earlier_row: Callable[[Document, Row, bool], Row] | None = None
+    """Does so with the flags of a job that an earlier version began; None: as `shape_row` does."""
+
+    def of_earlier_version(self) -> InputAccess:
+        """Return how the rows of a job that an earlier version began become rows of an output."""
+        return self if self.shape_earlier_row is None else replace_fields(self, shape_row=self.shape_earlier_row)
 
 
 class FileRows(Protocol):

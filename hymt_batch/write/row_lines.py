@@ -7,16 +7,17 @@ import json
 import re
 import struct
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from hymt_batch.records import Row, Status
+from hymt_batch.records import Measures, Row, Status
 
 _pack_row_key = struct.Struct(">QB").pack
 _STATUSES = {status.value: status for status in Status}
 _encode_string = json.encoder.encode_basestring  # a string as json.dumps(ensure_ascii=False) writes it
 ROW_PREFIX = b'{"row":'
 _FLAGS = re.compile(rb'","flags":\[("[^\]]+)\],"text":')  # a quote inside a text is escaped
+_MEASURED = re.compile(rb'","flags":\[([^\]]*)\],"text":.*,"measures":(\{[^{}]+\})\}$', re.MULTILINE)
 _CHUNK_BYTES = 1 << 18  # bounds the memory of decoded JSON objects, which are larger than rows
 
 
@@ -31,16 +32,21 @@ def encode_rows(rows: Sequence[Row]) -> bytes:
 def _encode_row_fast(row: Row) -> str:
     """Do what `_encode_row` does, five times as fast, for a row without lone surrogates."""
     logprob = "" if row.mean_logprob is None else f',"logprob":{row.mean_logprob!r}'
-    tries = f',"tries":{json.dumps(dict(row.tries), separators=(",", ":"))}' if row.tries else ""
+    tries = f',"tries":{_dump_pairs(row.tries)}' if row.tries else ""
     key = f',"key":"{row.key.hex()}"' if row.key else ""
     origin = f',"origin":{_encode_string(row.origin)}' if row.origin else ""
+    measures = f',"measures":{_dump_pairs(row.measures)}' if row.measures else ""
     return (
         f'{{"row":{row.row_index},"digest":"{row.digest.hex()}","status":"{row.status}",'
         f'"flags":[{",".join(map(_encode_string, row.flags))}],"text":{_encode_string(row.text)},'
         f'"message":{_encode_string(row.message)},'
         f'"attempts":{row.attempts},"source_tokens":{row.num_source_tokens},"new_tokens":{row.num_new_tokens}'
-        f"{logprob}{tries}{key}{origin}}}\n"
+        f"{logprob}{tries}{key}{origin}{measures}}}\n"
     )
+
+
+def _dump_pairs(pairs: Iterable[tuple[str, float]]) -> str:
+    return json.dumps(dict(pairs), separators=(",", ":"), allow_nan=False)
 
 
 def _encode_row(row: Row) -> bytes:
@@ -63,6 +69,8 @@ def _encode_row(row: Row) -> bytes:
         value["key"] = row.key.hex()
     if row.origin:
         value["origin"] = row.origin
+    if row.measures:
+        value["measures"] = dict(row.measures)
     try:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8")
     except UnicodeEncodeError:  # a lone surrogate
@@ -108,7 +116,19 @@ def _to_row(value: dict[str, Any]) -> Row:
         tuple((str(step), int(num)) for step, num in value["tries"].items()) if "tries" in value else (),
         bytes.fromhex(value["key"]) if "key" in value else b"",
         str(value.get("origin", "")),
+        decode_measures(value["measures"]) if "measures" in value else (),
     )
+
+
+def decode_measures(value: dict[str, Any]) -> Measures:
+    """Return the measurements of a row or segment from their JSON object.
+
+    Raises:
+        AttributeError, TypeError, ValueError: It is no object of numbers.
+    """
+    if any(type(number) not in (int, float) for number in value.values()):
+        raise ValueError("a measurement is not a number")
+    return tuple(value.items())
 
 
 def row_index_of(line: bytes) -> int:
@@ -127,10 +147,21 @@ def has_logprob(line: bytes) -> bool:
     return b',"logprob":' in line or b',"text":"",' in line  # a quote inside a text is escaped
 
 
-def count_flags(lines: bytes) -> Counter[str]:
-    """Return how many rows have each flag, over lines that `encode_rows` wrote, without decoding the rest of them."""
+def count_flags(lines: bytes, derive: Callable[[Measures], Iterable[str]] = lambda measures: ()) -> Counter[str]:
+    """Return how many rows have each flag, over lines that `encode_rows` wrote, without decoding the rest of them.
+
+    Args:
+        lines: The lines.
+        derive: Returns the flags that measurements give a row.
+    """
     found = Counter(_FLAGS.findall(lines))  # few combinations, on many rows
-    return sum((Counter(dict.fromkeys(json.loads(f"[{names.decode()}]"), n)) for names, n in found.items()), Counter())
+    counts: Counter[str] = Counter()
+    for names, num in found.items():
+        counts.update(dict.fromkeys(json.loads(f"[{names.decode()}]"), num))
+    for (names, measures), num in Counter(_MEASURED.findall(lines)).items():
+        derived = set(derive(decode_measures(json.loads(measures)))).difference(json.loads(f"[{names.decode()}]"))
+        counts.update(dict.fromkeys(derived, num))
+    return counts
 
 
 def rows_digest(rows: Iterable[tuple[int, bytes]]) -> str:

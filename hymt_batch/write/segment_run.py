@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch.fs_protocol import Fs
-from hymt_batch.records import Part, Prompt, Translation
+from hymt_batch.records import Measures, Part, Prompt, Translation
 from hymt_batch.write import state_file
 from hymt_batch.write.part import KIND, VERSION, PartOrigin, decode_origin, encode_origin
+from hymt_batch.write.row_lines import decode_measures
 from hymt_batch.write.state_file import DECODE_ERRORS, StateFileDamagedError
 
 _pack_size = struct.Struct(">Q").pack
@@ -61,11 +62,12 @@ class RunSegment:
     attempt: int
     mean_logprob: float | None
     tries: tuple[str, ...]
+    measures: Measures
 
     def to_translation(self, prompt: Prompt) -> Translation:
         """Return the translation of the segment that `prompt` holds."""
         rest = (self.num_new_tokens, self.flags, self.message, self.attempt, self.mean_logprob, self.tries)
-        return Translation(prompt, self.text, self.finish_reason, *rest)
+        return Translation(prompt, self.text, self.finish_reason, *rest, measures=self.measures)
 
 
 def key_of(part: Part) -> RunKey:
@@ -113,6 +115,7 @@ def _encode_segment(translation: Translation) -> bytes:
         "new_tokens": translation.num_new_tokens,
         "logprob": translation.mean_logprob,
         **({"tries": list(translation.tries)} if translation.tries else {}),
+        **({"measures": dict(translation.measures)} if translation.measures else {}),
     }
     try:
         line = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
@@ -184,4 +187,5 @@ def _to_segment(value: dict[str, Any]) -> RunSegment:
         int(value["attempt"]),
         None if logprob is None else float(logprob),
         tuple(map(str, value.get("tries", ()))),
+        decode_measures(value.get("measures", {})),
     )

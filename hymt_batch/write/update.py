@@ -19,7 +19,7 @@ from hymt_batch.fs import hash_file, remove, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import FileChanges, JobRecord, JsonDict
 from hymt_batch.records import Input
-from hymt_batch.write import adopted_identity, closed_rows, file_record, identity_versions, retired
+from hymt_batch.write import adopted_identity, changed_inputs, closed_rows, file_record, identity_versions, retired
 from hymt_batch.write.input_changes import hash_input
 from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.record_store import RecordStore
@@ -42,7 +42,6 @@ class InputUpdate:
     ) -> None:
         self._fs, self._folder, self._config, self._check_lease = fs, folder, config, check_lease
         self._inputs, self._is_on = requested.job.inputs, requested.on_input_change == "update"
-        self._requested = requested
         self._hashes: dict[str, JsonDict] = {}  # by file id
         self._requested, self._to_close = requested, list[Input]()
         self.changes: FileChanges | None = None  # None for a job that is translated for the first time
@@ -60,21 +59,25 @@ class InputUpdate:
         if not self._is_on:
             self._to_close = self._with_earlier_identity(job)
             return job
-        changed = [input for input in self._inputs if self._is_changed(job, input)]
+        reread = {input.rel for input in changed_inputs.read_differently(job.inputs, self._inputs)}
+        changed = [input for input in self._inputs if self._is_changed(job, input, input.rel in reread)]
         is_finished = stat_or_none(self._fs, self._folder / "manifest.json") is not None
         requested = self._requested
         adopted = job
         if identity_versions.differences(job.identity, requested.job.identity, requested.auto_keys):
             adopted = adopted_identity.adopt(job, requested.job, requested.auto_keys)
         updated = record_changes(self._fs, self._folder, job, adopted, self._inputs, changed)
+        # these at once: what is left of their state is removed when the job takes the new inputs
+        closed_rows.close(self._fs, self._folder, [i for i in changed if i.rel in reread], self._check_lease)
+        changed = [input for input in changed if input.rel not in reread]
         self._to_close = list(dict.fromkeys([*changed, *self._with_earlier_identity(updated)]))
         self.changes = FileChanges() if is_finished and updated is job else updated.changes
         return updated
 
-    def _is_changed(self, job: JobRecord, input: Input) -> bool:
-        """Return whether a file is published, and its input has other bytes now."""
+    def _is_changed(self, job: JobRecord, input: Input, is_reread: bool) -> bool:
+        """Return whether a file is published, and its input has other bytes now or is read in another way."""
         record = file_record.read_record(self._fs, self._folder, input)
-        if record is None or record["input"] == self.hash_of(input):
+        if record is None or (record["input"] == self.hash_of(input) and not is_reread):
             return False
         return record["identity"] == job.identity_sha256 or adopted_identity.is_earlier(job, record["identity"])
 

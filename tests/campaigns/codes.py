@@ -183,7 +183,7 @@ def run_document(
 
     words = [f"source.path={path}", f"tgt_lang={tgt_lang}", "model=demo", "name=job", f"output_dir={work}"]
     words += ["check.max_error_rate=1", "check.stop_rate=1", "launch.progress=off"]
-    words += ["check.code_rows=true", "check.codes=true"] if name == "json_rows" else []
+    words += ["check.code_rows=true"] if name == "json_rows" else []
     with Reporter("off") as reporter:
         summary = fake_job.translate_with(config.load("translate", words), reporter, decode)
     output = (work / "job" / "translated" / path.name).read_bytes().decode()

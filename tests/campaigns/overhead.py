@@ -141,7 +141,7 @@ def stages(source: Path, name: str, free: fake_engine.Decode) -> dict[str, float
                 with clock("around decode"):
                     translations = decoder.run(part.prompts)
                 with clock("check"):
-                    translations = retry.flag_and_retry(translations, decoder.run, job.check)
+                    translations = retry.check_and_retry(translations, decoder.run, job.check)
                 with clock("rows"):
                     rows = assemble.assemble_rows(part, translations, segment.join_translations)
                 with clock("commit"):

@@ -186,7 +186,7 @@ def prepare(*, sync: bool = False) -> None:
     _record_phase(Output, "open", "open", "load")
     _record_phase(lease, "acquire", "lease", "open")
     _record_phase(replica, "open_engine", "load", "read")
-    _record_phase(retry, "flag_and_retry", "check")
+    _record_phase(retry, "check_and_retry", "check")
     _record_phase(Output, "commit", "commit", "read")
     _record_phase(published_file, "assemble", "finish", "read")
     _record_phase(Output, "finalize", "finalize", "end")

@@ -38,7 +38,7 @@ IDENTITY: dict[str, Any] = {
     "batch": {"shard_rows": 8, "part_rows": 3},
 }
 ENVIRONMENT = {"device": "none"}
-SETTINGS: dict[str, Any] = {"write.format": "input", "write.review": True, "check.min_logprob": None}
+SETTINGS: dict[str, Any] = {"write.format": "input", "write.review": True, "check.flag.min_logprob": None}
 
 
 def shape_row(document: Document, row: Row, one_line: bool) -> Row:
