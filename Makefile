@@ -14,9 +14,9 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test checks test-random test-report test-kernels test-slurm test-ray test-floor check \
-	format faults faults-quick matrix memory scale draining overhead gpu-counts gpu-wheels gpu-dry-run worker- \
-	overhead place-costs straggler cluster-scale small-files against-engine full-size integrity troubleshooting \
-	retrain clean
+	format faults faults-quick matrix memory scale draining overhead gpu-counts gpu-wheels gpu-dry-run \
+	worker-overhead place-costs straggler cluster-scale small-files against-engine full-size integrity \
+	troubleshooting retrain clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
