@@ -13,9 +13,10 @@ PIP_FLAGS ?= --disable-pip-version-check --quiet
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test checks test-random test-kernels test-slurm test-ray test-floor check format faults \
-	faults-quick matrix memory scale draining overhead gpu-counts gpu-wheels gpu-dry-run worker-overhead place-costs \
-	straggler cluster-scale small-files against-engine full-size integrity troubleshooting retrain clean
+.PHONY: help install demo test checks test-random test-report test-kernels test-slurm test-ray test-floor check \
+	format faults faults-quick matrix memory scale draining overhead gpu-counts gpu-wheels gpu-dry-run \
+	worker-overhead place-costs straggler cluster-scale small-files against-engine full-size integrity \
+	troubleshooting retrain clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +44,9 @@ test-slurm: install ## run the tests on a real SLURM, the slow ones too (needs r
 
 test-random: install ## run the property tests with examples that no run tried before (TIMES=10)
 	for i in $$(seq $(or $(TIMES),10)); do HYPOTHESIS_PROFILE=random $(BIN)/python -m pytest -q -n 2 -m hypothesis tests || exit; done
+
+test-report: install ## look at reports in headless Chromium (skipped if it is not installed)
+	$(BIN)/python -m pytest tests/test_report_chromium.py
 
 check: install ## run ruff and mypy
 	$(BIN)/ruff format --check .
