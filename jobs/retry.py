@@ -28,9 +28,9 @@ from hymt_batch.run.executor import OpenExecutor
 from hymt_batch.run.finish import close_folder, finish, result_code
 from hymt_batch.run.kept_model import KeptModel
 from hymt_batch.run.monitor import Monitor
-from hymt_batch.run.plan import Plan, open_folder, open_inputs
+from hymt_batch.run.plan import Plan, open_folder
 from hymt_batch.run.reporter import Reporter
-from hymt_batch.run.retry_errors import told_for_retry
+from hymt_batch.run.retry_errors import open_job_inputs
 from hymt_batch.run.retry_pass import Settings
 from hymt_batch.run.retry_result import RetryResult
 from hymt_batch.run.run_status import RunStatus
@@ -120,7 +120,6 @@ def retry_folder(
         Reporter(job.launch.progress.value, job.launch.log_detail.value) as reporter,
         RunStatus(settings.job) as status,
         stderr_capture.capture(),
-        told_for_retry(has_inputs=job.inputs is not None),
     ):
         reporter.run_status = status
         stop.flush_output = stderr_capture.flush
@@ -151,7 +150,7 @@ class Retry:
 
     def run(self, folder: Path) -> RetryResult:
         """Select the rows, or go on with a pass that was stopped; decode them; publish the files that have them."""
-        with open_inputs(self.settings.job, self.stop, only_stored=True) as inputs:
+        with open_job_inputs(self.settings.job, self.stop) as inputs:
             requested = RequestedJob(replace(self.record, inputs=inputs.files), skipped=inputs.skipped)
             with open_folder(self.settings.job, requested, inputs, self.stop) as output:
                 self.stop.on_exit(partial(close_folder, output, self.reporter, self.stop))

@@ -418,9 +418,9 @@ def test_the_doctor_shows_the_licence_and_its_limits() -> None:
 
 def test_the_doctor_shows_how_prompts_end() -> None:
     finding = findings_by_check("model=demo")["last token of the prompt"]
-    assert finding.seen == "<｜hy_Assistant｜> (id 1397): with the generation prompt, as in the model card"
+    assert finding.seen == "<｜hy_Assistant｜> (id 1847): with the generation prompt, as in the model card"
     finding = findings_by_check("model=demo", "prompt.add_generation_prompt=false")["last token of the prompt"]
-    assert "<｜hy_place▁holder▁no▁8｜> (id 1399): without the generation prompt" in finding.seen
+    assert "<｜hy_place▁holder▁no▁8｜> (id 1849): without the generation prompt" in finding.seen
     finding = findings_by_check("model=hy_mt1.5_1.8b")["last token of the prompt"]
     assert finding.level is Level.SKIP
     assert "without the generation prompt, as in the model card" in finding.seen

@@ -173,7 +173,7 @@ def test_a_plan_finds_the_same_last_prompt_token_as_a_load(tmp_path: Path, add: 
     assert prompt_end.last_token(folder, add_generation_prompt=add) == loaded.last_prompt_token
     if where == "as it is":
         assert loaded.last_prompt_token == (
-            ("<｜hy_Assistant｜>", 1397) if add else ("<｜hy_place▁holder▁no▁8｜>", 1399)
+            ("<｜hy_Assistant｜>", 1847) if add else ("<｜hy_place▁holder▁no▁8｜>", 1849)
         )
     else:
         assert loaded.last_prompt_token[0] == "<｜hy_User｜>"

@@ -32,6 +32,16 @@ FLAGS = {
     "retried": "this is the result of a second try",
     "unencodable": "the translation has a character that is not in the encoding of the output",
     "low_logprob": "the model was unsure",
+    "repetition": "a few words make up most of the translation",
+    "length": "the translation is much longer or shorter than is usual for its languages",
+    "wrong_script": "most letters are not of the target language's script",
+    "wrong_language": "the translation is in another language",
+    "wrong_variant": "Chinese in the other script, simplified or traditional",
+    "left_in_source": "words of the source are left as they were",
+    "leak": "a note, an introduction or words of the prompt are in the translation",
+    "urls": "a URL was lost or invented",
+    "numbers": "a number of four digits or more was lost or invented",
+    "markdown": "the translation has Markdown that the source has not",
 }
 
 TRIES = {

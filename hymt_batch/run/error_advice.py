@@ -100,7 +100,7 @@ def describe(job: TranslateJob, summary: Summary) -> str:
         if job.write.keep_rows and any(summary.counts.get(status, 0) for status in RETRIED):
             lines.append(
                 f"  Rows that were sent to the model are decoded again by: hymt-batch retry name={name}{folder}, "
-                "with another model=, decode= or check=retry"
+                "with another model= or decode="
             )
     others = "All other rows are translated. " if rate < 1 else ""
     accepted = [f"check.max_error_rate={min(1.0, math.ceil(1000 * rate) / 1000):g}"] if rate > limit else []

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 from hymt_batch.errors import ConfigError, InputChangedError
+from hymt_batch.run.plan import open_inputs
+from hymt_batch.signals import StopRequest
+from hymt_batch.source.inputs import Inputs
 
-_SOURCE_PATH, _ON_INPUT_CHANGE = "source.path", "on_input_change="
+if TYPE_CHECKING:
+    from hymt_batch.schema import TranslateJob
 
 
 @contextmanager
-def told_for_retry(*, has_inputs: bool) -> Iterator[None]:
-    """Raise the errors of a block with a fix that `retry` takes.
+def open_job_inputs(job: TranslateJob, stop: StopRequest) -> Iterator[Inputs]:
+    """Context with the inputs of a finished job; errors of them, found now or later, have a fix that `retry` takes.
 
-    Args:
-        has_inputs: Whether the command line sets `inputs=`, which then stands for `source.path`.
+    Raises:
+        ConfigError: An input is gone, or is not what it was when the job was done.
+        InputChangedError: Its rows have changed.
     """
-    try:
-        yield
-    except InputChangedError as error:
-        if _ON_INPUT_CHANGE not in error.fix:
-            raise
-        fix = (
-            "Restore the old input, or run hymt-batch translate with the settings of the job and on_input_change=redo."
-        )
-        raise error.replace(fix=fix) from None
-    except ConfigError as error:
-        if _SOURCE_PATH not in error.what:
-            raise
-        what = error.what.replace(_SOURCE_PATH, "inputs") if has_inputs else error.what
-        fix = "Set inputs=PATH, as in source.path=, to where the inputs of the job are now."
-        raise error.replace(what=what, fix=fix) from None
+    with ExitStack() as stack:
+        try:
+            inputs = stack.enter_context(open_inputs(job, stop, only_stored=True))
+        except ConfigError as error:
+            fix = "Set inputs=PATH, as in source.path=, to where the inputs of the job are now."
+            raise error.replace(fix=fix) from None
+        try:
+            yield inputs
+        except InputChangedError as error:
+            fix = (
+                "Restore the old input, or run hymt-batch translate with the settings of the job and "
+                "on_input_change=redo."
+            )
+            raise error.replace(fix=fix) from None

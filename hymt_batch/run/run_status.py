@@ -153,7 +153,7 @@ class RunStatus:
             "skipped_files": len(summary.skipped),
             "update": None if summary.update is None else asdict(summary.update),
             "rows_decoded": summary.num_rows_decoded,
-            "seconds": round(summary.seconds, 1),
+            "seconds": round(summary.seconds, 3),
         }
         self._set_code(code)
 

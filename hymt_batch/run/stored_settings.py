@@ -8,6 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from hymt_batch.errors import HymtError, IdentityError
+from hymt_batch.sanitize import redact
 from hymt_batch.source.discovery import DEMO_PREFIX, STDIN, is_hub_id
 
 if TYPE_CHECKING:
@@ -26,12 +27,24 @@ def to_json(config: Any) -> Any:
 
 
 def of_job(job: TranslateJob) -> dict[str, Any]:
-    """Return the settings of a job as JSON, with paths that hold in any working directory."""
-    value: dict[str, Any] = to_json(job)
+    """Return the settings of a job as JSON, with paths that hold in any working directory.
+
+    A secret that a user put into a setting is masked, as in the log, but in the launch stage, whose commands need it.
+    """
+    settings = to_json(job)
+    value: dict[str, Any] = {key: each if key == "launch" else _without_secrets(each) for key, each in settings.items()}
     value["source"]["path"] = absolute_paths(job)
     if os.path.isdir(job.model.path):
         value["model"]["path"] = os.path.abspath(job.model.path)
     return value
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_secrets(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(inner) for inner in value]
+    return redact(value) if isinstance(value, str) else value
 
 
 def absolute_paths(job: TranslateJob) -> list[str]:

@@ -338,7 +338,7 @@ def test_a_limited_job_over_many_files_opens_each_a_few_times(tmp_path: Path) ->
     OPENED.clear()
     _WATCHING[:] = [str(tmp_path / "in") + "/"]
     try:
-        summary = job(tmp_path, tmp_path / "in", "source.limit=20")
+        summary = job(tmp_path, tmp_path / "in", "source.limit=20", "launch.report=false")
     finally:
         _WATCHING.clear()
     assert summary.rows == 20
