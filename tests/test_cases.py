@@ -100,10 +100,10 @@ def test_a_stop_within_a_long_row_keeps_the_other_rows_and_what_is_done_of_it(hy
     finally:
         running.kill()
     assert running.returncode == 75, stderr
-    assert "h.txt#2 (32 segments): " in stderr
+    assert "h.txt#2 (16 segments): " in stderr
     done = hymt("status", "name=h").stdout
     assert "rows      2 of 3" in done
-    assert "long row  h.txt#2: " in done and " of 32 segments done" in done
+    assert "long row  h.txt#2: " in done and " of 16 segments done" in done
     kept = len(list(state.glob("f*/s*/p*-r*")))
     again = hymt.translate(*cut, "launch.progress=log", "launch.log_every_s=0.1", to=TO_FRENCH)
     assert again.returncode == 0, again.stderr

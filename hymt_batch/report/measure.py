@@ -26,7 +26,7 @@ from hymt_batch.write.record_store import RecordStore
 from hymt_batch.write.shard_table import ShardTable
 from hymt_batch.write.state_file import StateFileDamagedError
 
-MAX_ROWS = 131_072
+MAX_ROWS = 16_384
 MAX_FILES = 100
 MAX_EXAMPLES = 3  # of a flag
 MAX_TEXT_CHARS = 600

@@ -23,7 +23,7 @@ MAX_TEXT_CHARS = 60
 MAX_EXAMPLES = 10
 """Maximum number of rows that the error message names."""
 
-WATCHED_PAIRS = 50_000
+WATCHED_PAIRS = 8192
 """Different pairs of source and translation that are counted, the first ones of a run: a wrong template shows there."""
 
 

@@ -253,6 +253,7 @@ def close(fs: Fs, folder: Path, inputs: Iterable[Input], check_lease: Callable[[
 
 def discard(fs: Fs, folder: Path) -> None:
     """Remove all closed generations, once all files are published and the manifest is written."""
-    for path in closed_folders(fs, folder):
-        with contextlib.suppress(OSError):  # what is left is removed by the next run
-            cleanup.remove_file_state(fs, path)
+    with contextlib.suppress(OSError):  # what is left is removed by the next run
+        for path in closed_folders(fs, folder):
+            with contextlib.suppress(OSError):
+                cleanup.remove_file_state(fs, path)

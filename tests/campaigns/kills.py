@@ -242,7 +242,7 @@ def kill_cold_start(rng: random.Random, victim: Victim, tally: Tally) -> None:
 
 def leftover_files(output: Path) -> list[str]:
     """Return the names of files that must not remain in the folder of a finished job."""
-    allowed = {"job.json", "file.json", "inputs.json", "progress.json"}
+    allowed = {"job.json", "file.json", "inputs.json", "progress.json", "settings.json"}
     patterns = (".tmp*", "translated/.*", "errors/.*", "review/.*")
     temporary = [path for pattern in patterns for path in output.glob(pattern)]
     return [
