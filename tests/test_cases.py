@@ -86,24 +86,24 @@ def test_a_long_row_of_punctuation_does_not_prevent_a_stop(hymt: Command) -> Non
 
 
 def test_a_stop_within_a_long_row_keeps_the_other_rows_and_what_is_done_of_it(hymt: Command) -> None:
-    (hymt.folder / "h.txt").write_text(f"High 12.\n{'w' * 2000}\nLow 3 tonight.\n")
+    (hymt.folder / "h.txt").write_text(f"High 12.\n{'w' * 8000}\nLow 3 tonight.\n")
     cut = ["segment.max_tokens=64", "batch.part_tokens=128", "decode.max_new_tokens=64", "source.path=h.txt"]
     words = [*COMMAND, "translate", *TO_FRENCH, *cut, "launch.progress=log", "launch.log_every_s=0.1"]
     running = subprocess.Popen(words, cwd=hymt.folder, stderr=subprocess.PIPE, text=True)
     state = hymt.folder / "outputs/h/.hymt"
     try:
         deadline = time.monotonic() + 110
-        while len(list(state.glob("f*/s*/p*-r*"))) < 3 and time.monotonic() < deadline:
+        while len(list(state.glob("f*/s*/p*-r*"))) < 24 and time.monotonic() < deadline:
             time.sleep(0.02)
         running.send_signal(signal.SIGTERM)
         _, stderr = running.communicate(timeout=60)
     finally:
         running.kill()
     assert running.returncode == 75, stderr
-    assert "h.txt#2 (16 segments): " in stderr
+    assert "h.txt#2 (63 segments): " in stderr
     done = hymt("status", "name=h").stdout
     assert "rows      2 of 3" in done
-    assert "long row  h.txt#2: " in done and " of 16 segments done" in done
+    assert "long row  h.txt#2: " in done and " of 63 segments done" in done
     kept = len(list(state.glob("f*/s*/p*-r*")))
     again = hymt.translate(*cut, "launch.progress=log", "launch.log_every_s=0.1", to=TO_FRENCH)
     assert again.returncode == 0, again.stderr

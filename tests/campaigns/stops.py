@@ -18,7 +18,7 @@ from hymt_batch.errors import ExitCode
 from tests.campaigns import command, kills, warm
 from tests.fakes import engine as fake_engine
 
-PARTS_A_STOP = 10
+PARTS_A_STOP = 15
 NAMES_OF_PARTS = frozenset(f"p{number:05}" for number in range(1000))
 
 
