@@ -7,6 +7,7 @@ nothing in the folder of the job.
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -48,6 +49,8 @@ from hymt_batch.write import job_folders, passes
 from hymt_batch.write.job_output import JobOutput
 from hymt_batch.write.output import Output
 from hymt_batch.write.ownership import RequestedJob
+
+log = logging.getLogger("hymt_batch.jobs.reproduce")
 
 if TYPE_CHECKING:
     from hymt_batch.model.load import PreparedModel
@@ -106,7 +109,7 @@ def reproduce(
     settings = _settings(job, folder, finished)
     reporter.show_stage("reading rows")
     found = reproduced_rows.survey(finished, job.num_rows, job.seed, stop.raise_if_requested)
-    result.rows, result.left_out = found.num_comparable, found.left_out
+    result.rows, result.left_out = found.num_comparable, dict(found.left_out)
     result.seed = None if result.whole_units else job.seed
     if result.whole_units and found.num_quarantined:
         raise UsageError(
@@ -122,32 +125,35 @@ def reproduce(
     pass_job, plan = retry_pass.resolve_plan(settings, model, finished.job.identity)
     reproduced_rows.check_identity(finished.job.identity, plan.identity)
     with stop.remove_on_exit(Path(tempfile.mkdtemp(prefix="hymt-reproduce-"))) as temporary:
+        log.info("decoding again in %s, which is removed at the end", temporary)
         again = _Again(settings, pass_job, plan, model, reporter, stop, decode_units, temporary)
         if result.whole_units:
             environments = again.decode_all(finished, result)
         else:
             environments = again.decode_rows(finished, found.rows, result)
     result.environment = reproduced_rows.environment_differences(finished.manifest["environments"], environments)
-    result.causes = reproduction.possible_causes(
-        whole_units=result.whole_units,
-        dtype=str(model.dtype),
-        samples=_samples(pass_job),
-        environment=result.environment,
-        has_origins=bool(finished.manifest.get("origins") or finished.job.changes),
-    )
+    if result.num_different:
+        result.causes = reproduction.possible_causes(
+            whole_units=result.whole_units,
+            dtype=str(model.dtype),
+            samples=_samples(pass_job, finished.manifest),
+            environment=result.environment,
+            has_origins=bool(finished.manifest.get("origins") or finished.job.changes),
+        )
     return result
 
 
-def _samples(job: TranslateJob) -> bool:
-    """Return whether a job draws tokens, in its first tries or in later ones."""
-    check = job.check
-    return job.decode.method is Method.sampling or check.retry.max_attempts > 1 or "retry" in check.code_steps
+def _samples(job: TranslateJob, manifest: JsonDict) -> bool:
+    """Return whether a job drew tokens, in its first tries or in later ones."""
+    has_second_tries = job.check.retry.max_attempts > 1 or "retry" in manifest.get("tries", {})
+    return job.decode.method is Method.sampling or has_second_tries
 
 
 def _settings(job: ReproduceJob, folder: Path, finished: FinishedJob) -> Settings:
     """Return the settings of the job, in the dtype that it resolved: this device might choose another one."""
     settings = retry_pass.read_settings(job, (), folder, finished.job)
-    dtype = Dtype(str(finished.job.identity["model"]["dtype"]))
+    recorded = finished.job.identity["model"].get("dtype")
+    dtype = Dtype(recorded) if recorded in {choice.value for choice in Dtype} else settings.job.model.dtype
     return replace(
         settings,
         job=replace(settings.job, model=replace(settings.job.model, dtype=dtype)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -42,7 +41,7 @@ class Reproduction:
     compared: int = 0
     num_different: int = 0
     different: list[DifferentRow] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
+    left_out: dict[str, int] = field(default_factory=dict)
     environment: list[tuple[str, Any, Any]] = field(default_factory=list)
     causes: list[str] = field(default_factory=list)
 
