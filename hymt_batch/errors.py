@@ -263,11 +263,7 @@ def first_line(error: BaseException) -> str:
 
 
 def wrap_exception(error: BaseException) -> HymtError | None:
-    """Convert an error of the machine that no stage handled into one for users.
-
-    Returns:
-        The converted error, or None if `error` is a bug in hymt-batch.
-    """
+    """Convert an error of the machine that no stage handled into one for users; None if it is a bug in hymt-batch."""
     no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
     if no_memory or isinstance(error, MemoryError) or any(message in str(error) for message in OUT_OF_MEMORY_MESSAGES):
         return StoppedError(
