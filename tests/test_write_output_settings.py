@@ -308,7 +308,13 @@ def test_the_whole_job_writes_a_finished_job_in_another_format(
 
     def translate_as(folder: str, kind: str) -> dict[str, bytes]:
         words = [f"name={folder}", f"source.path=in/{name}", f"write={kind}", "write.on_error=source", "tgt_lang=fr"]
-        words += ["output_dir=.", "model=demo", "source.max_row_bytes=400", "segment.max_tokens=64"]
+        words += [
+            "output_dir=.",
+            "model=demo",
+            "launch.report=false",
+            "source.max_row_bytes=400",
+            "segment.max_tokens=64",
+        ]
         job = config.load("translate", [*words, "check.max_error_rate=1", "batch.part_rows=6", "batch.shard_rows=24"])
         with Reporter("off") as reporter:
             fake_job.translate_with(job, reporter, decode)
