@@ -39,6 +39,7 @@ class ExitCode(IntEnum):
     PREFLIGHT = 6
     DAMAGE = 7
     MISSING = 8
+    DIFFERENT = 9
     TOO_MANY_ERRORS = 10
     BUG = 70
     STOPPED = 75
@@ -52,8 +53,9 @@ EXIT_CODE_MEANINGS: dict[ExitCode, str] = {
     ExitCode.INPUT_CHANGED: "the input changed since the job began",
     ExitCode.LEASE_HELD: "another process works in the folder, or on a shard of this task",
     ExitCode.PREFLIGHT: "a check before the job failed, or the model was refused",
-    ExitCode.DAMAGE: "verify or status found damage",
+    ExitCode.DAMAGE: "verify, status or reproduce found damage",
     ExitCode.MISSING: "shards are missing, or the job is not complete",
+    ExitCode.DIFFERENT: "reproduce: rows that were decoded again differ from those that are published",
     ExitCode.TOO_MANY_ERRORS: "complete, but more error rows than check.max_error_rate",
     ExitCode.BUG: "a bug in hymt-batch",
     ExitCode.STOPPED: "stopped; run the same command again to continue",
@@ -261,11 +263,7 @@ def first_line(error: BaseException) -> str:
 
 
 def wrap_exception(error: BaseException) -> HymtError | None:
-    """Convert an error of the machine that no stage handled into one for users.
-
-    Returns:
-        The converted error, or None if `error` is a bug in hymt-batch.
-    """
+    """Convert an error of the machine that no stage handled into one for users; None if it is a bug in hymt-batch."""
     no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
     if no_memory or isinstance(error, MemoryError) or any(message in str(error) for message in OUT_OF_MEMORY_MESSAGES):
         return StoppedError(

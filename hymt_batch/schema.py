@@ -331,6 +331,51 @@ class EvaluateJob(InspectJob):
 
 
 @dataclass(kw_only=True, slots=True)
+class ReproduceJob:
+    """Settings of `hymt-batch reproduce`; documented in conf/reproduce.yaml."""
+
+    name: Operation[str | None] = None
+    manifest: Operation[str | None] = None
+    output_dir: Operation[str] = "outputs"
+    format: Operation[ReportFormat] = ReportFormat.text
+    rows: Operation[Any] = 20
+    seed: Operation[int] = 1
+    inputs: Operation[Any] = None
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+
+    def __post_init__(self) -> None:
+        if (self.name is None) == (self.manifest is None):
+            both = "both are set" if self.name is not None else "neither is set"
+            raise ConfigError(
+                f"name= or manifest= is needed, and {both}",
+                fix="Set name=NAME, or manifest=outputs/NAME/manifest.json.",
+            )
+        if self.manifest is not None and Path(self.manifest).name != "manifest.json":
+            raise ConfigError(
+                f"manifest={self.manifest} is not a manifest.json", fix="Set manifest=outputs/NAME/manifest.json."
+            )
+        if self.rows != "all" and (isinstance(self.rows, bool) or not isinstance(self.rows, int) or self.rows < 1):
+            raise ConfigError(
+                f"rows={self.rows} is not a number of rows", fix="Set rows=20 (the default), or rows=all."
+            )
+        self.inputs = evaluate_settings.as_paths(self.inputs)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the job."""
+        return Path(self.manifest).parent if self.manifest is not None else Path(self.output_dir) / str(self.name)
+
+    @property
+    def num_rows(self) -> int | None:
+        """How many rows are drawn; None for all."""
+        return None if self.rows == "all" else int(self.rows)
+
+    @property
+    def input_paths(self) -> list[str]:
+        return list(self.inputs or ())
+
+
+@dataclass(kw_only=True, slots=True)
 class CompareJob:
     """Settings of `hymt-batch compare`; documented in conf/compare.yaml."""
 
@@ -385,6 +430,7 @@ JOBS: dict[str, type] = {
     "status": StatusJob,
     "verify": VerifyJob,
     "evaluate": EvaluateJob,
+    "reproduce": ReproduceJob,
     "report": ReportJob,
     "compare": CompareJob,
     "languages": LanguagesJob,

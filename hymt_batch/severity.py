@@ -8,6 +8,7 @@ SEVERITY = (
     ExitCode.COMPLETE,
     ExitCode.WARNINGS,
     ExitCode.TOO_MANY_ERRORS,
+    ExitCode.DIFFERENT,
     ExitCode.USAGE,
     ExitCode.LEASE_HELD,
     ExitCode.IDENTITY,

@@ -9,6 +9,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -86,7 +87,7 @@ def dispatch(arguments: Sequence[str]) -> ExitCode:
 def run_job(command_line: CommandLine, job: str, summary: str) -> ExitCode:
     """Run a job, or print its help or settings."""
     stop = None
-    if job in ("translate", "retry") and not (command_line.help or command_line.cfg or command_line.info):
+    if job in ("translate", "retry", "reproduce") and not (command_line.help or command_line.cfg or command_line.info):
         from hymt_batch import signals  # before heavy imports: a signal without a handler would kill the process
 
         stop = signals.install()
@@ -120,8 +121,10 @@ def run_job(command_line: CommandLine, job: str, summary: str) -> ExitCode:
     removed_cwd.leave()  # if the directory was removed, config.load has checked that all paths are absolute
     module = importlib.import_module(f"{__package__}.{job}")
     run_one = module.run
-    if job == "retry":  # it decodes as translate does, and needs to know which settings the user wrote
+    if job in ("retry", "reproduce"):  # they decode as translate does
         decode_units = importlib.import_module(f"{__package__}.translate").decode_units
+        run_one = partial(module.run, decode_units=decode_units)
+    if job == "retry":  # it needs to know which settings the user wrote
         words = {id(point.job): point.words for point in points}
         run_one = lambda retry_job: module.run(retry_job, words[id(retry_job)], decode_units)  # noqa: E731
     streams.clear_notice()

@@ -33,6 +33,7 @@ JOBS = {
     "verify": ["verify", "name=语料"],
     "compare": ["compare", "name=语料", "format=json"],
     "evaluate": ["evaluate", "name=语料", "references=语料.txt"],
+    "reproduce": ["reproduce", "name=语料", "rows=2", "--cfg", "job"],
     "report": ["report", "name=语料"],
     "prepare": ["prepare", "source.path=语料.txt", "tgt_lang=fr", "--cfg", "job"],
     "missing": ["missing", "name=语料", "--cfg", "job"],

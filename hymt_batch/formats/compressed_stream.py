@@ -46,16 +46,17 @@ class NonClosingFile(io.RawIOBase):
 
 
 class CompressedStream:
-    """Compresses bytes into the caller's file."""
+    """Compresses bytes into the caller's file; with `is_buffered=False` each write reaches it at once."""
 
-    def __init__(self, file: BinaryIO, compression: str) -> None:
+    def __init__(self, file: BinaryIO, compression: str, *, is_buffered: bool = True) -> None:
         self.file = NonClosingFile(file)
         self._compressor: Any = _COMPRESSORS[compression](self.file)
         self._buffer = bytearray()
+        self._buffer_bytes = BUFFER_BYTES if is_buffered else 0
 
     def write(self, data: bytes) -> None:
         self._buffer += data
-        if len(self._buffer) >= BUFFER_BYTES:
+        if len(self._buffer) >= self._buffer_bytes:
             self._flush()
 
     def close(self) -> None:

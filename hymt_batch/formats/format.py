@@ -112,6 +112,7 @@ class OutputSpec:
     keeps_bytes: bool  # the output has the input's own format: the user's bytes stay as they are
     has_column_names: bool  # the names of the columns are the user's, not numbers
     encoding: str = ""  # encoding of the output, with its byte order; "" for UTF-8
+    is_buffered: bool = True  # False: what a row adds to an output that is not compressed reaches its file at once
 
     @property
     def added(self) -> tuple[str, str]:

@@ -35,7 +35,7 @@ class OutputStream(Protocol):
 
 def open_output(spec: OutputSpec, file: BinaryIO) -> OutputStream:
     """Open the stream of an output; the extension of its name (.gz .zst .xz .bz2) sets the compression."""
-    stream = CompressedStream(file, compression_of(spec.input.out_rel))
+    stream = CompressedStream(file, compression_of(spec.input.out_rel), is_buffered=spec.is_buffered)
     return EncodedStream(stream, spec) if spec.input.encoding else stream
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import BinaryIO
 
 from hymt_batch import languages
@@ -34,6 +35,8 @@ def open_writer(
     options: WriteOptions,
     file: BinaryIO,
     documents: ReadDocuments = tuple,
+    *,
+    is_buffered: bool = True,
 ) -> Writer:
     """Open the writer of one output file.
 
@@ -44,12 +47,14 @@ def open_writer(
         options: How translations are stored.
         file: Open for writing bytes, at its start. Only its `write` is used; it is never closed here.
         documents: Starts a pass over the rows; called where fields that rows name become columns.
+        is_buffered: See `OutputSpec`.
 
     Raises:
         ConfigError: See `check`.
     """
     target = registry.get(out_format)
-    return target.open_writer(_checked_spec(input, target, preamble, options, documents), file)
+    spec = replace(_checked_spec(input, target, preamble, options, documents), is_buffered=is_buffered)
+    return target.open_writer(spec, file)
 
 
 def check(

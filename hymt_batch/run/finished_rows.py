@@ -20,16 +20,17 @@ from hymt_batch.formats import registry
 from hymt_batch.fs import OS_FS, hash_file
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict, StateDamagedError, StatePermissionError
-from hymt_batch.records import Document, Input, Row, ShardRecord
+from hymt_batch.records import Document, Input, Preamble, Row, ShardRecord
 from hymt_batch.run import stored_settings
 from hymt_batch.source import discovery, stream
 from hymt_batch.source.preamble_reader import PreambleCache
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.write import file_record, identity_versions, input_locations, manifest_only, output_settings
 from hymt_batch.write.pass_rows import LaterRows, PassRows
-from hymt_batch.write.published_file import InputAccess, documents_and_rows
+from hymt_batch.write.published_file import InputAccess, documents_and_rows, row_shaper
 from hymt_batch.write.record_store import RecordStore
 from hymt_batch.write.row_record import ShardRows
+from hymt_batch.write.row_shaper import RowShaper
 from hymt_batch.write.settings import WriteConfig
 from hymt_batch.write.shard_table import ShardTable
 from hymt_batch.write.state_file import StateFileDamagedError
@@ -57,15 +58,19 @@ class FinishedJob:
         manifest: The contents of `manifest.json`.
         manifest_sha256: Of the bytes of the manifest; another value means that the output changed.
         inputs: The inputs in the order of the manifest, with the paths where they are now.
+        write_config: How its translations are stored.
     """
 
-    def __init__(self, folder: Path, search_paths: Sequence[str] = (), fs: Fs = OS_FS) -> None:
+    def __init__(
+        self, folder: Path, search_paths: Sequence[str] = (), fs: Fs = OS_FS, *, check_outputs: bool = True
+    ) -> None:
         """Open a folder; reads the manifest and the records of its files.
 
         Args:
             folder: The output folder.
             search_paths: Where the inputs are now; () for where the job read them.
             fs: The file system.
+            check_outputs: Refuse a job whose published files are not those of its records.
 
         Raises:
             MissingError: The job is not complete, or its output is damaged.
@@ -78,15 +83,18 @@ class FinishedJob:
         self.job = _read_job(self._fs, folder, self.manifest)
         self._records = RecordStore(self._fs, folder, self.job.identity_sha256)
         self._pass_rows = PassRows(self._fs, folder, self.job, self._refuse_damage)
-        self._shards = {input.rel: _published_shards(self._fs, folder, self.job, input) for input in self.job.inputs}
+        self._shards = {
+            input.rel: _published_shards(self._fs, folder, self.job, input, check_output=check_outputs)
+            for input in self.job.inputs
+        }
         self._source = _source_config(self.job)
         values = identity_versions.with_added_output(output_settings.settings_of(self.job))
         write = _from_settings(WriteConfig, "write", values)
-        self._write = output_settings.config_of_folder(write, self.job)
+        self.write_config = output_settings.config_of_folder(write, self.job)
         check = _from_settings(CheckConfig, "check", values)
         self._check = replace(check, flag=flags_of(values, identity_versions.loop_repeats_of(self.job.identity)))
         self._plan_version = identity_versions.plan_version_of(self.job.identity)
-        self._preambles = PreambleCache(self._source, self._write.added_fields, has_begun=lambda input: True)
+        self._preambles = PreambleCache(self._source, self.write_config.added_fields, has_begun=lambda input: True)
         self.inputs = tuple(self._located(search_paths))
 
     @property
@@ -121,15 +129,31 @@ class FinishedJob:
             InputChangedError: The input differs from what was translated.
             PreflightError: The rows of a shard were not kept.
         """
-        rows = _FileRows(
+        return documents_and_rows(self._rows_of(input), Tally())
+
+    def shaper(self, input: Input) -> RowShaper:
+        """Return what makes the row that the output holds of a row that is decoded."""
+        return row_shaper(self._rows_of(input))
+
+    def preamble(self, input: Input) -> Preamble:
+        """Return what precedes the first row of an input."""
+        return self._preambles(input)
+
+    def rows_of_passes(self, input: Input) -> set[int]:
+        """Return the indices of the rows that a pass of `retry` decoded again."""
+        if not self.job.passes_of(input.file_id):
+            return set()
+        return {row for shard in self._shards[input.rel] for row in self._pass_rows.load(input.file_id, shard)}
+
+    def _rows_of(self, input: Input) -> _FileRows:
+        return _FileRows(
             input,
             self._shards[input.rel],
             partial(self._load_rows, input),
             partial(self._pass_rows.load, input.file_id),
             InputAccess(self._read_documents, self._preambles, self._shape_row),
-            self._write,
+            self.write_config,
         )
-        return documents_and_rows(rows, Tally())
 
     def _shape_row(self, document: Document, row: Row, one_line: bool) -> Row:
         return assemble.shape_row(document, row, one_line, self._check, self.tgt_lang)
@@ -140,7 +164,7 @@ class FinishedJob:
 
     def _read_documents(self, input: Input) -> Iterator[Document]:
         rows = stream.read_full_documents(
-            input, self._source, self.inputs, self._write.added_fields, self._plan_version, self._preambles
+            input, self._source, self.inputs, self.write_config.added_fields, self._plan_version, self._preambles
         )
         return (document for document, _ in rows)
 
@@ -204,13 +228,13 @@ def _read_job(fs: Fs, folder: Path, value: JsonDict) -> JobRecord:
     return job
 
 
-def _published_shards(fs: Fs, folder: Path, job: JobRecord, input: Input) -> ShardTable:
-    """Return the shards of a published file, which must be intact."""
+def _published_shards(fs: Fs, folder: Path, job: JobRecord, input: Input, *, check_output: bool) -> ShardTable:
+    """Return the shards of a published file, which must be intact with `check_output`."""
     record = file_record.read_record(fs, folder, input)
     if record is None or not file_record.is_current(record, job, input):
         raise _not_complete(folder, f"{input.rel} is not published")
     path = manifest.translated_path(folder, input.out_rel)
-    if damage := file_record.describe_damage(fs, path, record["output"]):
+    if check_output and (damage := file_record.describe_damage(fs, path, record["output"])):
         raise _not_complete(folder, f"translated/{input.out_rel} {damage}")
     return file_record.shard_table_of(record)
 

@@ -32,7 +32,7 @@ from hymt_batch.write.row_selection import Criteria
 
 if TYPE_CHECKING:
     from hymt_batch.model.load import PreparedModel
-    from hymt_batch.schema import RetryJob, TranslateJob
+    from hymt_batch.schema import ReproduceJob, RetryJob, TranslateJob
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def criteria_of(job: RetryJob) -> Criteria:
     return Criteria(frozenset(job.statuses or ()), frozenset(job.flags or ()))
 
 
-def read_settings(job: RetryJob, words: Sequence[str], folder: Path, record: JobRecord) -> Settings:
+def read_settings(job: RetryJob | ReproduceJob, words: Sequence[str], folder: Path, record: JobRecord) -> Settings:
     """Return the settings of a pass.
 
     Args:
@@ -117,7 +117,7 @@ def read_settings(job: RetryJob, words: Sequence[str], folder: Path, record: Job
     return Settings(_load(stored), _load(_overridden(stored, job, given)), given)
 
 
-def _overridden(stored: JsonDict, job: RetryJob, given: frozenset[str]) -> JsonDict:
+def _overridden(stored: JsonDict, job: RetryJob | ReproduceJob, given: frozenset[str]) -> JsonDict:
     """Return settings with those of the command line in their place."""
     changed, values = copy.deepcopy(stored), stored_settings.to_json(job)
     hints = get_type_hints(type(job))

@@ -225,7 +225,7 @@ def documents_and_rows(assembly: FileRows, tally: Tally) -> Iterator[tuple[Docum
         InputChangedError: The documents are not exactly those of the shards.
     """
     name, changed_rows, documents = assembly.input.rel, RowRanges(), _read_documents(assembly)
-    shaper = _row_shaper(assembly)
+    shaper = row_shaper(assembly)
     last_document: Document | None = None
     for record in assembly.shards:
         shard_rows, later_rows = assembly.load_rows(record), assembly.load_later_rows(record)
@@ -251,7 +251,7 @@ def documents_and_rows(assembly: FileRows, tally: Tally) -> Iterator[tuple[Docum
         raise input_changed_error(f"{name} has more rows after row {file_row(extra)}")
 
 
-def _row_shaper(assembly: FileRows) -> RowShaper:
+def row_shaper(assembly: FileRows) -> RowShaper:
     """Return how the rows of a file are written."""
     input, config = assembly.input, assembly.config
     preamble = assembly.access.preamble(input)
