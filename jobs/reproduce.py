@@ -36,10 +36,10 @@ from hymt_batch.run import (
 from hymt_batch.run.executor import OpenExecutor
 from hymt_batch.run.finished_rows import FinishedJob
 from hymt_batch.run.monitor import Monitor
-from hymt_batch.run.plan import Plan, open_folder, open_inputs
+from hymt_batch.run.plan import Plan, open_folder
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.run.reproduction import Reproduction
-from hymt_batch.run.retry_errors import told_for_retry
+from hymt_batch.run.retry_errors import open_job_inputs
 from hymt_batch.run.retry_pass import Settings
 from hymt_batch.run.unit_reader import read_units
 from hymt_batch.signals import StopRequest
@@ -87,7 +87,6 @@ def run(job: ReproduceJob, decode_units: DecodeUnits) -> ExitCode:
     with (
         Reporter(job.launch.progress.value, job.launch.log_detail.value) as reporter,
         stderr_capture.capture(),
-        told_for_retry(has_inputs=job.inputs is not None),
     ):
         stop.flush_output = stderr_capture.flush
         result = reproduce(job, folder, reporter, stop, decode_units)
@@ -180,7 +179,7 @@ class _Again:
         """Decode some rows, each without what was decoded with it, and compare them; return the environments."""
         record = reproduced_rows.pass_of(rows, self.plan.identity, self.plan.environment)
         environments: list[JsonDict] = []
-        with open_inputs(self.settings.job, self.stop, only_stored=True) as inputs, self._open(finished, inputs) as out:
+        with open_job_inputs(self.settings.job, self.stop) as inputs, self._open(finished, inputs) as out:
             passes.create(out.fs, out.folder, record)
             of_pass = out.open_pass(record)
             by_id = {input.file_id: input for input in inputs.files}
@@ -199,7 +198,7 @@ class _Again:
 
     def decode_all(self, finished: FinishedJob, result: Reproduction) -> list[JsonDict]:
         """Decode all rows, in the units of the job, and compare them; return the environments."""
-        with open_inputs(self.settings.job, self.stop, only_stored=True) as inputs, self._open(finished, inputs) as out:
+        with open_job_inputs(self.settings.job, self.stop) as inputs, self._open(finished, inputs) as out:
             job, plan = self.plan.of_folder(self.settings.of_pass, out.identity, has_measures=out.has_measures)
             inputs.plan_version = plan.part_limits.plan
             cut_shards = partial(inputs.cut_shards, plan.part_limits.shard_rows, plan.part_limits.shard_bytes)

@@ -1,4 +1,4 @@
-"""Errors of inputs as `retry` tells them: with the settings that it has, and not those of `translate`."""
+"""Errors of inputs as `retry` and `reproduce` tell them: with the settings that they have, not those of `translate`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_job_inputs(job: TranslateJob, stop: StopRequest) -> Iterator[Inputs]:
-    """Context with the inputs of a finished job; errors of them, found now or later, have a fix that `retry` takes.
+    """Context with the inputs of a finished job; errors of them, found now or later, have a fix that works there.
 
     Raises:
         ConfigError: An input is gone, or is not what it was when the job was done.
