@@ -23,6 +23,7 @@ NO_RETRY = (
     ExitCode.PREFLIGHT,
     ExitCode.DAMAGE,
     ExitCode.MISSING,
+    ExitCode.DIFFERENT,
     ExitCode.TOO_MANY_ERRORS,
     ExitCode.BUG,
 )
