@@ -100,7 +100,7 @@ def test_an_indexed_job_has_an_index_a_task_and_fails_only_what_must_fail() -> N
     (container,) = pod(spec)["containers"]
     assert container["args"][-3:] == ["name=n", "shard.index=auto", "shard.per_task=4"]
     assert not any(arg.startswith("launch.on_") for arg in container["args"]), "it is about the whole job"
-    assert policy(spec) == {"FailJob": {1, 2, 3, 4}, "FailIndex": {6, 7, 8, 10, 70}}
+    assert policy(spec) == {"FailJob": {1, 2, 3, 4}, "FailIndex": {6, 7, 8, 9, 10, 70}}
     assert merge["spec"]["suspend"] is True
     assert pod(merge["spec"])["containers"][0]["args"] == ["merge", "name=n"]
     assert "nvidia.com/gpu" not in pod(merge["spec"])["containers"][0]["resources"]["limits"]
