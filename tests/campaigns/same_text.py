@@ -28,7 +28,7 @@ from hymt_batch.write.output import Output
 from jobs.translate import translate
 from tests.campaigns import command
 
-LONG_EVERY, SEGMENTS = 40, 6  # one row in so many is divided, and has so many bulletins
+LONG_EVERY, SEGMENTS = 40, 10  # one row in so many is divided, and has so many bulletins
 COMMON = (
     "src_lang=en",
     "tgt_lang=fr",
