@@ -170,6 +170,22 @@ def list_names(fs: Fs, path: Path) -> list[str]:
         return []
 
 
+def remove_tree(fs: Fs, path: Path) -> None:
+    """Remove a folder and all that is in it; a folder that gets a new file meanwhile stays.
+
+    Raises:
+        OSError: Something in it cannot be removed.
+    """
+    for name in list_names(fs, path):
+        stat = stat_or_none(fs, path / name)
+        if stat is not None and stat.kind == "dir":
+            remove_tree(fs, path / name)
+        else:
+            remove(fs, path / name)
+    with contextlib.suppress(OSError):
+        fs.rmdir(path)
+
+
 def has_content(fs: Fs, path: Path, data: bytes) -> bool:
     """Return whether a file holds exactly these bytes; a longer file is read only one byte past the expected size."""
     return fs.read(path, 0, len(data) + 1) == data

@@ -1,7 +1,7 @@
 """Record a completed job as a run of MLflow, in a database or on a server. Needs the extra `mlflow`.
 
-Source: https://mlflow.org/docs/latest/api_reference/python_api/mlflow.client.html; names of parameters and metrics may
-have letters, digits, `_`, `-`, `.`, `:`, `/` and spaces, at most 250 of them.
+Names of parameters and metrics may have letters, digits, `_`, `-`, `.`, `:`, `/` and spaces, at most 250 of them (the
+Python API of MLflow, `mlflow.client`).
 """
 
 from __future__ import annotations

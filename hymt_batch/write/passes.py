@@ -18,7 +18,7 @@ from itertools import count
 from pathlib import Path
 
 from hymt_batch import manifest
-from hymt_batch.fs import list_names, remove, stat_or_none, write_atomic
+from hymt_batch.fs import list_names, remove, remove_tree, stat_or_none, write_atomic
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobPass, JobRecord, JsonDict, StateDamagedError, StateMissingError
 from hymt_batch.records import Input
@@ -179,24 +179,13 @@ def discard(fs: Fs, folder: Path, number: int) -> None:
         return
     remove(fs, _record_path(folder, number))
     fs.fsync_dir(path)
-    _remove_tree(fs, path)
+    remove_tree(fs, path)
 
 
 def discard_all(fs: Fs, folder: Path) -> None:
     """Remove all passes of a job that starts over."""
     if list_names(fs, path := passes_folder(folder)):
-        _remove_tree(fs, path)
-
-
-def _remove_tree(fs: Fs, path: Path) -> None:
-    for name in list_names(fs, path):
-        stat = stat_or_none(fs, path / name)
-        if stat is not None and stat.kind == "dir":
-            _remove_tree(fs, path / name)
-        else:
-            remove(fs, path / name)
-    with contextlib.suppress(OSError):
-        fs.rmdir(path)
+        remove_tree(fs, path)
 
 
 def finished(fs: Fs, folder: Path, record: PassRecord) -> JobPass | None:

@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from hymt_batch import manifest
-from hymt_batch.fs import hash_file, list_names, remove, stat_or_none
+from hymt_batch.fs import hash_file, list_names, remove_tree, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.write.set_aside import has_sha256, link_or_copy
 
@@ -62,16 +62,6 @@ def remove_old(fs: Fs, folder: Path, keep_days: int | None) -> None:
     try:
         for name in list_names(fs, folder / "retired"):
             if DATE.fullmatch(name) and name < first_kept:
-                _remove_tree(fs, folder / "retired" / name)
+                remove_tree(fs, folder / "retired" / name)
     except OSError as error:
         log.warning("old outputs in %s were not removed: %s", folder / "retired", error.strerror)
-
-
-def _remove_tree(fs: Fs, path: Path) -> None:
-    for name in list_names(fs, path):
-        stat = stat_or_none(fs, path / name)
-        if stat is not None and stat.kind == "dir":
-            _remove_tree(fs, path / name)
-        else:
-            remove(fs, path / name)
-    fs.rmdir(path)
