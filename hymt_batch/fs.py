@@ -192,8 +192,13 @@ def has_content(fs: Fs, path: Path, data: bytes) -> bool:
 
 
 def remove(fs: Fs, path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
+    """Remove a file, if there is one. A network file system may not find a file that is there: it looks twice."""
+    try:
         fs.unlink(path)
+    except FileNotFoundError:
+        if stat_or_none(fs, path) is not None:
+            with contextlib.suppress(FileNotFoundError):
+                fs.unlink(path)
 
 
 def hash_file(fs: Fs, path: Path) -> tuple[int, str]:
@@ -249,6 +254,26 @@ def write_atomic(fs: Fs, path: Path, data: bytes, *, sync_folder: bool = True) -
             fs.fsync_dir(path.parent)
 
     with_retries(path.name, attempt)
+
+
+def create(fs: Fs, path: Path, data: bytes) -> bool:
+    """Create a file durably; False if it exists already, with these or other bytes."""
+
+    def attempt() -> bool:
+        tmp = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex}")
+        write_new(fs, tmp, data)
+        is_ours = publish(fs, tmp, path)
+        fs.fsync_dir(path.parent)
+        remove(fs, tmp)
+        return is_ours
+
+    return with_retries(path.name, attempt)
+
+
+def read_twice(read: Callable[[], T | None]) -> T | None:
+    """Return what `read` finds. A network file system may not find a file that is there, so it looks a second time."""
+    found = read()
+    return read() if found is None else found
 
 
 def replace(fs: Fs, tmp: Path, final: Path) -> None:

@@ -12,7 +12,6 @@ import functools
 import hashlib
 import io
 import json
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch import pretty_json
-from hymt_batch.fs import publish, remove, stat_or_none, with_retries, write_atomic, write_new
+from hymt_batch.fs import create, stat_or_none, write_atomic
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Input, SkippedFile
 
@@ -43,7 +42,15 @@ class StateMissingError(StateDamagedError):
     """The state file does not exist."""
 
 
-class StatePermissionError(StateDamagedError):
+class StateUnreadableError(StateDamagedError):
+    """The file system refused or failed to read the state file, which may be intact."""
+
+    def __init__(self, reason: str, cause: OSError) -> None:
+        super().__init__(reason)
+        self.cause = cause
+
+
+class StatePermissionError(StateUnreadableError):
     """This user may not read it."""
 
 
@@ -170,9 +177,9 @@ def load(fs: Fs, path: Path, max_bytes: int = MAX_BYTES) -> JsonDict:
     except FileNotFoundError:
         raise StateMissingError("it is missing") from None
     except PermissionError as error:
-        raise StatePermissionError(f"you have no permission to read it ({error.strerror})") from None
+        raise StatePermissionError(f"you have no permission to read it ({error.strerror})", error) from None
     except OSError as error:
-        raise StateDamagedError(f"it cannot be read ({error.strerror})") from None
+        raise StateUnreadableError(f"it cannot be read ({error.strerror})", error) from None
 
 
 def diff(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
@@ -422,17 +429,7 @@ def _read_input(value: JsonDict) -> Input:
 
 def create_job(fs: Fs, folder: Path, job: JobRecord) -> bool:
     """Create `job.json`; False if another process created it first."""
-
-    def attempt() -> bool:
-        path = state_folder(folder) / "job.json"
-        tmp = path.with_name(f".tmp-job.json-{uuid.uuid4().hex}")
-        write_new(fs, tmp, _encode_job(job))
-        is_ours = publish(fs, tmp, path)
-        fs.fsync_dir(path.parent)
-        remove(fs, tmp)
-        return is_ours
-
-    return with_retries("job.json", attempt)
+    return create(fs, state_folder(folder) / "job.json", _encode_job(job))
 
 
 def replace_job(fs: Fs, folder: Path, job: JobRecord) -> None:

@@ -45,7 +45,7 @@ from hymt_batch.run.unit_reader import read_units
 from hymt_batch.signals import StopRequest
 from hymt_batch.source.inputs import Inputs
 from hymt_batch.source.shards import SkippedShard
-from hymt_batch.write import job_folders, passes
+from hymt_batch.write import job_folders
 from hymt_batch.write.job_output import JobOutput
 from hymt_batch.write.output import Output
 from hymt_batch.write.ownership import RequestedJob
@@ -180,7 +180,7 @@ class _Again:
         record = reproduced_rows.pass_of(rows, self.plan.identity, self.plan.environment)
         environments: list[JsonDict] = []
         with open_job_inputs(self.settings.job, self.stop) as inputs, self._open(finished, inputs) as out:
-            passes.create(out.fs, out.folder, record)
+            out.create_pass(record)
             of_pass = out.open_pass(record)
             by_id = {input.file_id: input for input in inputs.files}
             limits = self.plan.part_limits

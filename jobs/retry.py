@@ -156,7 +156,7 @@ class Retry:
                 self.stop.on_exit(partial(close_folder, output, self.reporter, self.stop))
                 last = None if output.is_finished else self.publish_last_pass(output)
                 self.check_rows(output)
-                stopped = self.read_stopped(output)
+                stopped = None if self.job.overwrite else output.read_stopped_pass()
                 selected = self.select_rows(output) if stopped is None and last is None else SelectedRows()
                 if stopped is None and last is None and not selected.num_rows:
                     return RetryResult(str(folder))  # before the model is looked at
@@ -218,15 +218,6 @@ class Retry:
                 fix="Translate the rows in a job of their own, or the job again with overwrite=true.",
             )
 
-    def read_stopped(self, output: Output) -> PassRecord | None:
-        """Return the pass that was stopped; None if there is none, or overwrite=true drops it."""
-        number = passes.next_number(output.job_record)
-        try:
-            return None if self.job.overwrite else passes.read(output.fs, output.folder, number)
-        except manifest.StateDamagedError as damage:
-            log.warning("pass %d: its record is damaged (%s): its rows are selected again", number, damage)
-            return None
-
     def begin_pass(self, output: Output, plan: Plan, selected: SelectedRows) -> PassRecord:
         """Write which rows a new pass has; from then on, the same command goes on with them."""
         number = passes.next_number(output.job_record)
@@ -239,7 +230,7 @@ class Retry:
             tuple(sorted(criteria.flags)),
             tuple(selected.files),
         )
-        passes.create(output.fs, output.folder, record)
+        output.create_pass(record, replaces=self.job.overwrite)
         reasons = " ".join(f"{name}={count}" for name, count in sorted(selected.reasons.items()))
         log.info("pass=%d rows=%d files=%d %s", number, record.num_rows, len(record.files), reasons)
         return record

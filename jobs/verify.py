@@ -37,6 +37,7 @@ from hymt_batch.write import lease_holder as holders
 from hymt_batch.write.committed_rows import CommittedRows
 from hymt_batch.write.folder_finding import FIXES, Findings, FolderFinding, Kind
 from hymt_batch.write.input_changes import hash_input
+from hymt_batch.write.pass_rows import PassTable
 from hymt_batch.write.record_store import RecordStore
 from hymt_batch.write.run_reader import RunReader, rows_in_progress
 from hymt_batch.write.segment_run import RunHeader
@@ -204,9 +205,15 @@ def _verify_passes(fs: Fs, folder: Path, job: JobRecord, report: VerifyReport) -
     """Check the rows of the finished passes; like row records, they are needed only to assemble files again."""
     for job_pass in job.passes:
         name, damage = f"pass {job_pass.number}", list[str]()
-        table = passes.PassTable.open(fs, folder, job_pass)
+        table, reason = None, "is missing or damaged"
+        try:
+            table = PassTable.open(fs, folder, job_pass)
+        except PermissionError:
+            raise
+        except OSError as error:
+            reason = f"cannot be read ({error.strerror})"
         if table is None:
-            damage.append(f"{name}: its record is missing or damaged")
+            damage.append(f"{name}: its record {reason}")
         for index in range(len(job_pass.shards)) if table is not None else ():
             try:
                 is_there = table is not None and table.store.read(passes.FILE_ID, index) is not None

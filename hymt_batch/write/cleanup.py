@@ -25,8 +25,8 @@ from hymt_batch.write.storage import PROBE_PREFIX, DurableFolders
 
 log = logging.getLogger(__name__)
 
-FILE_STATE_NAME = re.compile(r"f.+|c[0-9a-f]{16}")
-"""Name of the state folder of a file, or of its closed generation; see `closed_rows`."""
+FILE_STATE_NAME = re.compile(r"f.+|c[0-9a-f]{16}(-[0-9a-f]{32})?")
+"""Name of the state folder of a file, or of its closed generation; see `closed_rows` and `taken_state`."""
 
 
 def file_state_folders(fs: Fs, folder: Path) -> list[Path]:

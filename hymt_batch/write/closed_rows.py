@@ -1,15 +1,16 @@
 """The closed generation of a changed file: its rows as they were published, from which an update takes what it knows.
 
-When a published file changes, an update renames its state folder `.hymt/f<id>` to `.hymt/c<id>` in one step. Nothing
-changes there any more; it is removed when the whole job is complete again. Until then, every run takes the rows that it
-knows from there and from nowhere else, so that a text never depends on where a run stopped. Explained in
-docs/architecture.md.
+When a published file changes, an update renames its state folder `.hymt/f<id>` to `.hymt/c<id>`, by way of a name of
+its own (see `taken_state`). Nothing changes there any more; it is removed when the whole job is complete again. Until
+then, every run takes the rows that it knows from there and from nowhere else, so that a text never depends on where a
+run stopped. Explained in docs/architecture.md.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,12 +19,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hymt_batch import manifest
-from hymt_batch.fs import stat_or_none
+from hymt_batch.errors import StoppedError
+from hymt_batch.fs import read_twice, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import ERROR_STATUSES, Input, Row, ShardRecord, Status
 from hymt_batch.storage_error import wrap_os_errors
-from hymt_batch.write import cleanup, file_record, pass_rows, row_record, state_file
+from hymt_batch.write import cleanup, file_record, pass_rows, row_record, state_file, taken_state
 from hymt_batch.write.pass_rows import PassRows
 from hymt_batch.write.row_record import RecordContents, RecordedPart, RecordHeader
 from hymt_batch.write.shard_table import ShardTable
@@ -37,6 +39,7 @@ TRIED_AGAIN = ERROR_STATUSES - {Status.CRASH_QUARANTINED}
 ORIGIN_DIGITS = 16
 """Hex digits of the sha256 of an identity in `Row.origin`."""
 
+CLOSED_NAME = re.compile(r"c[0-9a-f]{16}")
 MAX_LOADED = 4
 """Most row records of a closed generation that are kept in memory."""
 
@@ -92,7 +95,9 @@ class ClosedRows:
 
     def _has_closed_files(self) -> bool:
         if self._has_any is None:
-            self._has_any = bool(closed_folders(self._fs, self._folder))
+            with wrap_os_errors("the earlier rows"):
+                # the folder exists: if a network file system does not find it, that is an error, and not "no rows"
+                self._has_any = any(map(is_closed_folder, self._fs.listdir(manifest.state_folder(self._folder))))
         return self._has_any
 
 
@@ -170,7 +175,7 @@ class _ClosedFile:
         contents = self._loaded.pop(shard_index, None)
         if contents is None:
             try:
-                loaded = self._read(shard_index)
+                loaded = read_twice(lambda: self._read(shard_index))
             except StateFileDamagedError as damage:
                 log.warning("row_record file_id=%s shard=%d ignored=%r", self._file_id, shard_index, str(damage))
                 return None
@@ -219,12 +224,18 @@ def _prefix(key: bytes) -> int:
 
 def closed_folders(fs: Fs, folder: Path) -> list[Path]:
     """Return the state folders of all closed generations."""
-    return [path for path in cleanup.file_state_folders(fs, folder) if path.name.startswith("c")]
+    return [path for path in cleanup.file_state_folders(fs, folder) if is_closed_folder(path.name)]
+
+
+def is_closed_folder(name: str) -> bool:
+    """Return whether a folder of this name holds a closed generation."""
+    return CLOSED_NAME.fullmatch(name) is not None
 
 
 def read_record(fs: Fs, folder: Path, input: Input) -> JsonDict | None:
     """Return the record of the earlier version of a file; None if no generation of the file is closed."""
-    return file_record.read_record_at(fs, manifest.closed_state_folder(folder, input.file_id) / "file.json", input)
+    path = manifest.closed_state_folder(folder, input.file_id) / "file.json"
+    return read_twice(lambda: file_record.read_record_at(fs, path, input))
 
 
 def close(fs: Fs, folder: Path, inputs: Iterable[Input], check_lease: Callable[[], None]) -> None:
@@ -234,26 +245,44 @@ def close(fs: Fs, folder: Path, inputs: Iterable[Input], check_lease: Callable[[
 
     Raises:
         OSError: The file system failed; the generation of each file is closed or not.
+        StoppedError: Another process took over the folder. What it has made stays as it is.
     """
+    root = manifest.state_folder(folder)
+    taken: list[tuple[Path, Path]] = []  # a folder under a name of its own, and where it goes
     for input in inputs:
-        source, target = (
-            manifest.file_state_folder(folder, input.file_id),
-            manifest.closed_state_folder(folder, input.file_id),
-        )
-        if stat_or_none(fs, target) is not None:
-            cleanup.remove_file_state(fs, target)
+        source = manifest.file_state_folder(folder, input.file_id)
+        target = manifest.closed_state_folder(folder, input.file_id)
+        record = taken_state.record_bytes(fs, source)
         check_lease()
-        try:
-            fs.rename(source, target)
-        except OSError:  # a network file system may report failure for a rename that happened
-            if stat_or_none(fs, source) is not None or stat_or_none(fs, target) is None:
-                raise
-    fs.fsync_dir(manifest.state_folder(folder))
+        if (path := taken_state.take(fs, source, record) if record else None) is not None:
+            taken.append((path, target))
+        elif not taken_state.record_bytes(fs, target):  # if it has a record, another process closed the generation
+            raise _taken_over(folder, check_lease)
+    fs.fsync_dir(root)  # before the second rename, so that a power loss cannot leave only that one
+    for path, target in taken:
+        older = _take_closed(fs, target, check_lease)
+        if not taken_state.rename(fs, path, target):
+            raise _taken_over(folder, check_lease)
+        if older is not None:
+            taken_state.remove(fs, older)
+    fs.fsync_dir(root)
 
 
-def discard(fs: Fs, folder: Path) -> None:
+def _take_closed(fs: Fs, path: Path, check_lease: Callable[[], None]) -> Path | None:
+    """Take a closed generation away to be removed, and return where it is; None if there is none."""
+    record = taken_state.record_bytes(fs, path)
+    check_lease()
+    return None if stat_or_none(fs, path) is None else taken_state.take(fs, path, record)
+
+
+def _taken_over(folder: Path, check_lease: Callable[[], None]) -> StoppedError:
+    check_lease()  # it says who took over the folder
+    return taken_state.taken_over_error(f"the state of {folder.name}")
+
+
+def discard(fs: Fs, folder: Path, check_lease: Callable[[], None]) -> None:
     """Remove all closed generations, once all files are published and the manifest is written."""
-    with contextlib.suppress(OSError):  # what is left is removed by the next run
+    with contextlib.suppress(OSError, StoppedError):  # what is left is removed by the next run
         for path in closed_folders(fs, folder):
-            with contextlib.suppress(OSError):
-                cleanup.remove_file_state(fs, path)
+            if (taken := _take_closed(fs, path, check_lease)) is not None:
+                taken_state.remove(fs, taken)

@@ -28,6 +28,7 @@ from hymt_batch.write import (
     lease,
     manifest_only,
     ownership,
+    pass_output,
     passes,
     path_check,
     retired,
@@ -35,6 +36,7 @@ from hymt_batch.write import (
     run_progress,
     shard_plan,
     stop_reason,
+    taken_state,
     update_counts,
 )
 from hymt_batch.write.attempts import AttemptMarkers
@@ -117,6 +119,7 @@ class Output(JobOutput):
                 held_lease = lease.acquire(fs, folder, ttl_s=lease_times.ttl_s, beat_s=lease_times.beat_s)
             if held_lease:
                 _tidy(fs, folder, requested, tasks, lease_times)
+            taken_state.give_back_all(fs, folder)
             stop_reason.clear(fs, folder)
             check_storage(fs, folder)
             check_lease = held_lease.check if held_lease else _no_lease
@@ -283,13 +286,25 @@ class Output(JobOutput):
     def select_rows(self, criteria: Criteria, check_stop: Callable[[], None]) -> SelectedRows:
         """Return the rows of a complete job that a pass decodes again; see `row_selection.select`."""
         publisher = self._publisher
-        return row_selection.select(self._inputs, publisher.record_of, publisher.published_rows, criteria, check_stop)
+        with wrap_os_errors("the rows of the job"):
+            return row_selection.select(
+                self._inputs, publisher.record_of, publisher.published_rows, criteria, check_stop
+            )
+
+    def read_stopped_pass(self) -> PassRecord | None:
+        """Return the pass that was stopped before it became part of the job; see `passes.read_stopped`."""
+        return passes.read_stopped(self._fs, self.folder, self._job)
+
+    def create_pass(self, record: PassRecord, *, replaces: bool = False) -> None:
+        """Write which rows a new pass has, durably; see `passes.create`."""
+        passes.create(self._fs, self.folder, record, self._check_lease, replaces=replaces)
 
     def open_pass(self, record: PassRecord) -> PassOutput:
         """Open a pass of the job, to commit its rows."""
-        return PassOutput(
-            self._fs, self.folder, record, self._access, self._check_lease, self._epoch, close_job=self.close
-        )
+        with wrap_os_errors(f"pass {record.number}"):
+            return PassOutput(
+                self._fs, self.folder, record, self._access, self._check_lease, self._epoch, close_job=self.close
+            )
 
     def add_pass(self, record: PassRecord) -> None:
         """Make a pass whose rows are all recorded a part of the job, in one step: `job.json` lists it.
@@ -309,6 +324,7 @@ class Output(JobOutput):
             self._check_lease()
             remove(self._fs, self.folder / "manifest.json")  # first, because it describes the files as they were
             self._fs.fsync_dir(self.folder)
+            self._check_lease()  # a run that took over may have written a manifest
             self._job = replace(self._job, passes=(*self._job.passes, job_pass))
             manifest.replace_job(self._fs, self.folder, self._job)
         self._publisher.add_pass(self._job)
@@ -328,7 +344,7 @@ class Output(JobOutput):
         self.attempts.clear()
         stop_reason.clear(self._fs, self.folder)
         claim.clear(self._fs, self.folder)  # of tasks that came late: all that they work on is published
-        closed_rows.discard(self._fs, self.folder)
+        closed_rows.discard(self._fs, self.folder, self._check_lease)
         if self._changes is not None:
             retired.remove_old(self._fs, self.folder, self._config.keep_retired_days)
         for input in self._inputs:  # last, because nothing needs the parts from here on
@@ -337,6 +353,7 @@ class Output(JobOutput):
             file_state = manifest.file_state_folder(self.folder, input.file_id)
             cleanup.try_remove_rows(self._fs, file_state, keep_records=self._config.keep_rows)
         for job_pass in self._job.passes:
+            pass_output.remove_leftovers(self._fs, passes.pass_folder(self.folder, job_pass.number))
             pass_state = passes.state_folder_of(self.folder, job_pass.number)
             cleanup.try_remove_rows(self._fs, pass_state, keep_records=True)
         records = self._publisher.file_records()

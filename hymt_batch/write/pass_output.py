@@ -14,7 +14,6 @@ from hymt_batch.fs import list_names
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, file_state_folder, state_folder
 from hymt_batch.records import Input, Shard, ShardRecord
-from hymt_batch.storage_error import wrap_os_errors
 from hymt_batch.write import passes
 from hymt_batch.write.attempts import AttemptMarkers
 from hymt_batch.write.cleanup import shard_folders
@@ -103,7 +102,7 @@ class PassOutput(JobOutput):
 def remove_leftovers(fs: Fs, path: Path) -> None:
     """Remove temporary files of killed processes from the folder of a pass; call it under the lease."""
     state = file_state_folder(path, FILE_ID)
-    with wrap_os_errors("the folder of a pass"):
+    with contextlib.suppress(OSError):  # they do no harm
         for parent in (path, state_folder(path), state, *shard_folders(fs, state)):
             for name in list_names(fs, parent):
                 if name.startswith(".tmp-"):

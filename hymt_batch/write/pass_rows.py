@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from hymt_batch.fs import read_twice
 from hymt_batch.fs_protocol import Fs
-from hymt_batch.manifest import JobRecord
+from hymt_batch.manifest import JobPass, JobRecord
 from hymt_batch.records import ERROR_STATUSES, HARD_FLAGS, Row, ShardRecord, Status
-from hymt_batch.write.passes import FILE_ID, PassTable
+from hymt_batch.write import passes
+from hymt_batch.write.passes import FILE_ID, PassRecord
+from hymt_batch.write.record_store import RecordStore
 from hymt_batch.write.row_record import ShardRows
 from hymt_batch.write.state_file import StateFileDamagedError
 
@@ -39,6 +44,39 @@ def _rank(row: Row) -> int:
     if row.status in ERROR_STATUSES:
         return 0
     return 1 if row.status in _DOUBTFUL_STATUSES or not HARD_FLAGS.isdisjoint(row.flags) else 2
+
+
+@dataclass(frozen=True, slots=True)
+class PassTable:
+    """Where the rows of a finished pass are."""
+
+    record: PassRecord
+    store: RecordStore
+    shards: Sequence[int]  # number of the first row of each shard
+
+    @classmethod
+    def open(cls, fs: Fs, folder: Path, job_pass: JobPass) -> PassTable | None:
+        """Open a finished pass; None if its record is lost.
+
+        Raises:
+            OSError: It cannot be read. It may be intact.
+        """
+        record = passes.read_if_intact(fs, folder, job_pass.number)
+        if record is None or record.identity != job_pass.identity:
+            return None
+        store = RecordStore(fs, passes.pass_folder(folder, record.number), record.identity_sha256)
+        return cls(record, store, job_pass.shards)
+
+    def rows_of(self, file_id: str, first_row: int, end_row: int) -> Iterator[tuple[int, int]]:
+        """Yield (row within the file, number within the pass) of the rows of the pass in a range of a file."""
+        file = next(file for file in self.record.files if file.file_id == file_id)
+        base = self.record.first_rows[file_id]
+        for position in range(bisect_left(file.rows, first_row), bisect_left(file.rows, end_row)):
+            yield file.rows[position], base + position
+
+    def shard_of(self, position: int) -> int:
+        """Return the index of the shard that has a row, by the number of the row within the pass."""
+        return bisect_right(self.shards, position) - 1
 
 
 class PassRows:
@@ -85,7 +123,8 @@ class PassRows:
 
     def _table(self, number: int) -> PassTable | None:
         if number not in self._tables:
-            table = self._tables[number] = PassTable.open(self._fs, self._folder, self._passes[number])
+            job_pass = self._passes[number]
+            table = self._tables[number] = read_twice(lambda: PassTable.open(self._fs, self._folder, job_pass))
             if table is None:
                 self._report_damage(f"the record of pass {number} is missing or damaged")
         return self._tables[number]
@@ -93,7 +132,9 @@ class PassRows:
     def _load_shard(self, table: PassTable, index: int) -> ShardRows | None:
         number = table.record.number
         if number not in self._loaded or self._loaded[number][0] != index:
-            loaded = table.store.load(FILE_ID, index) if self._refuse_damage is None else _read_shard(table, index)
+            loaded = read_twice(
+                lambda: table.store.load(FILE_ID, index) if self._refuse_damage is None else _read_shard(table, index)
+            )
             if loaded is None:
                 self._report_damage(f"rows of pass {number} are missing or damaged")
             self._loaded[number] = index, loaded

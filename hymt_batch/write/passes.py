@@ -8,22 +8,34 @@ lists it; what is not listed there has no effect on the published files. Explain
 
 from __future__ import annotations
 
-import contextlib
+import logging
 from array import array
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from pathlib import Path
 
+from hymt_batch import fs as files
 from hymt_batch import manifest
-from hymt_batch.fs import list_names, remove, remove_tree, stat_or_none, write_atomic
+from hymt_batch.fs import has_content, list_names, read_twice, remove_tree
 from hymt_batch.fs_protocol import Fs
-from hymt_batch.manifest import JobPass, JobRecord, JsonDict, StateDamagedError, StateMissingError
+from hymt_batch.manifest import (
+    JobPass,
+    JobRecord,
+    JsonDict,
+    StateDamagedError,
+    StateMissingError,
+    StateUnreadableError,
+)
 from hymt_batch.records import Input
+from hymt_batch.storage_error import wrap_os_errors, write_error
+from hymt_batch.write import taken_state
 from hymt_batch.write.record_store import RecordStore
 from hymt_batch.write.storage import DurableFolders
+from hymt_batch.write.taken_state import record_path
+
+log = logging.getLogger(__name__)
 
 FILE_ID = "0" * 16
 """Id of the virtual file that has the rows of a pass; no input has it."""
@@ -101,14 +113,22 @@ def state_folder_of(folder: Path, number: int) -> Path:
     return manifest.file_state_folder(pass_folder(folder, number), FILE_ID)
 
 
-def _record_path(folder: Path, number: int) -> Path:
-    return pass_folder(folder, number) / "pass.json"
+def create(
+    fs: Fs, folder: Path, record: PassRecord, check_lease: Callable[[], None], *, replaces: bool = False
+) -> None:
+    """Write the record of a new pass durably.
 
+    Args:
+        fs: The file system.
+        folder: The output folder of the job.
+        record: The pass.
+        check_lease: Raises if this process must not write any more.
+        replaces: An intact pass of this number, which is not finished, is removed first, as a damaged one always is.
 
-def create(fs: Fs, folder: Path, record: PassRecord) -> None:
-    """Write the record of a new pass durably; what an unreadable earlier one left in its folder is removed first."""
-    discard(fs, folder, record.number)
-    DurableFolders(fs, folder).ensure(pass_folder(folder, record.number) / ".hymt")
+    Raises:
+        StoppedError: Another run has begun a pass of this number meanwhile, or the file system failed.
+    """
+    path = pass_folder(folder, record.number)
     value: JsonDict = {
         "number": record.number,
         "identity": record.identity,
@@ -120,18 +140,34 @@ def create(fs: Fs, folder: Path, record: PassRecord) -> None:
             for file in record.files
         ],
     }
-    write_atomic(fs, _record_path(folder, record.number), manifest.seal_compact(value))
+    data = manifest.seal_compact(value)
+    with wrap_os_errors(f"pass {record.number}"):
+        earlier = taken_state.record_bytes(fs, path)
+        check_lease()
+        if earlier == data and not replaces:
+            return  # without leases, two runs of one command begin the same pass
+        if earlier or list_names(fs, manifest.state_folder(path)):
+            is_other = not replaces and read_if_intact(fs, folder, record.number) is not None
+            taken = None if is_other else taken_state.take(fs, path, earlier)
+            if taken is None:
+                check_lease()  # it says who took over the folder
+                raise taken_state.taken_over_error(f"pass {record.number}")
+            taken_state.remove(fs, taken)
+        DurableFolders(fs, folder).ensure(path)
+        if not files.create(fs, record_path(path), data) and not has_content(fs, record_path(path), data):
+            check_lease()
+            raise taken_state.taken_over_error(f"pass {record.number}")
 
 
 def read(fs: Fs, folder: Path, number: int) -> PassRecord | None:
     """Return the record of a pass; None if there is none.
 
     Raises:
-        StateDamagedError: It is damaged, or this user may not read it.
+        StateDamagedError: It is damaged.
+        StateUnreadableError: It cannot be read. It may be intact.
     """
-    try:
-        value = manifest.load(fs, _record_path(folder, number))
-    except StateMissingError:
+    value = read_twice(lambda: _load(fs, record_path(pass_folder(folder, number))))
+    if value is None:
         return None
     try:
         files = tuple(
@@ -152,6 +188,43 @@ def read(fs: Fs, folder: Path, number: int) -> PassRecord | None:
         raise StateDamagedError("it lacks fields that every pass has") from None
 
 
+def read_stopped(fs: Fs, folder: Path, job: JobRecord) -> PassRecord | None:
+    """Return the pass that was stopped; None if there is none, or if its record is damaged.
+
+    Raises:
+        HymtError: Its record cannot be read. It may be intact.
+    """
+    number = next_number(job)
+    try:
+        return read(fs, folder, number)
+    except StateUnreadableError as unreadable:
+        raise write_error(f"pass {number}", unreadable.cause) from None
+    except StateDamagedError as damage:
+        log.warning("pass %d: its record is damaged (%s): its rows are selected again", number, damage)
+        return None
+
+
+def read_if_intact(fs: Fs, folder: Path, number: int) -> PassRecord | None:
+    """Return the record of a pass; None if it is missing or damaged.
+
+    Raises:
+        OSError: It cannot be read. It may be intact.
+    """
+    try:
+        return read(fs, folder, number)
+    except StateUnreadableError as error:
+        raise error.cause from None
+    except StateDamagedError:
+        return None
+
+
+def _load(fs: Fs, path: Path) -> JsonDict | None:
+    try:
+        return manifest.load(fs, path)
+    except StateMissingError:
+        return None
+
+
 def _to_ranges(rows: Sequence[int]) -> list[list[int]]:
     """Return ascending numbers as [first, count] of each run of consecutive ones."""
     ranges: list[list[int]] = []
@@ -170,16 +243,6 @@ def _from_ranges(ranges: Sequence[Sequence[int]]) -> array[int]:
             raise ValueError
         rows.extend(range(first, first + num_rows))
     return rows
-
-
-def discard(fs: Fs, folder: Path, number: int) -> None:
-    """Remove a pass that is not part of the job, its record first: without it, the rest counts for nothing."""
-    path = pass_folder(folder, number)
-    if stat_or_none(fs, path) is None:
-        return
-    remove(fs, _record_path(folder, number))
-    fs.fsync_dir(path)
-    remove_tree(fs, path)
 
 
 def discard_all(fs: Fs, folder: Path) -> None:
@@ -215,14 +278,14 @@ def recover(fs: Fs, folder: Path) -> tuple[JobPass, ...]:
     """Return the finished passes of a job whose `job.json` is lost, by what is in their folders.
 
     They are those of the job of the folder: a job that starts over removes them.
+
+    Raises:
+        OSError: A record cannot be read. It may be intact.
     """
     found: list[JobPass] = []
     for number in count(1):
-        job_pass = None
-        with contextlib.suppress(StateDamagedError):
-            record = read(fs, folder, number)
-            if record is not None:
-                job_pass = finished(fs, folder, record)
+        record = read_if_intact(fs, folder, number)
+        job_pass = None if record is None else finished(fs, folder, record)
         if job_pass is None:
             return tuple(found)
         found.append(job_pass)
@@ -232,34 +295,3 @@ def recover(fs: Fs, folder: Path) -> tuple[JobPass, ...]:
 def next_number(job: JobRecord) -> int:
     """Return the number of the pass that is not finished, if there is one, or of the next one."""
     return max((job_pass.number for job_pass in job.passes), default=0) + 1
-
-
-@dataclass(frozen=True, slots=True)
-class PassTable:
-    """Where the rows of a finished pass are."""
-
-    record: PassRecord
-    store: RecordStore
-    shards: Sequence[int]  # number of the first row of each shard
-
-    @classmethod
-    def open(cls, fs: Fs, folder: Path, job_pass: JobPass) -> PassTable | None:
-        """Open a finished pass; None if its record is lost."""
-        record = None
-        with contextlib.suppress(StateDamagedError):
-            record = read(fs, folder, job_pass.number)
-        if record is None or record.identity != job_pass.identity:
-            return None
-        store = RecordStore(fs, pass_folder(folder, record.number), record.identity_sha256)
-        return cls(record, store, job_pass.shards)
-
-    def rows_of(self, file_id: str, first_row: int, end_row: int) -> Iterator[tuple[int, int]]:
-        """Yield (row within the file, number within the pass) of the rows of the pass in a range of a file."""
-        file = next(file for file in self.record.files if file.file_id == file_id)
-        base = self.record.first_rows[file_id]
-        for position in range(bisect_left(file.rows, first_row), bisect_left(file.rows, end_row)):
-            yield file.rows[position], base + position
-
-    def shard_of(self, position: int) -> int:
-        """Return the index of the shard that has a row, by the number of the row within the pass."""
-        return bisect_right(self.shards, position) - 1

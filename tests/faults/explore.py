@@ -16,7 +16,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from tests.faults.small import (
     PART,
     RECORD,
     RUN,
+    TAKEN,
     TEMPORARY,
     Seen,
     World,
@@ -135,6 +136,7 @@ def phase(tree: dict[str, bytes | None]) -> str:
 
 def broken_after_crash(tree: dict[str, bytes | None], world: World, acknowledged: Iterable[str]) -> list[str]:
     """Return the invariants that a state breaks right after a crash, before any recovery."""
+    tree = with_taken_folders(tree)
     broken = [f"I11: {path} is outside the job folder" for path in tree if path != "/job" and path[:5] != "/job/"]
     for path, expected in world.golden.items():
         data = tree.get(path)
@@ -163,6 +165,12 @@ def broken_after_crash(tree: dict[str, bytes | None], world: World, acknowledged
     return broken
 
 
+def with_taken_folders(tree: dict[str, bytes | None]) -> dict[str, bytes | None]:
+    """Return a state with the folders that a process took in their places, where the next run puts them back."""
+    taken = {TAKEN.sub(r"\1", path): data for path, data in tree.items() if TAKEN.match(path)}
+    return {**taken, **tree}
+
+
 def broken_passes(tree: dict[str, bytes | None], world: World) -> list[str]:
     """Return what is broken in a state by a pass that counts too early, or whose files are published too early."""
     if not world.retries or not world.durable:
@@ -177,8 +185,6 @@ def broken_passes(tree: dict[str, bytes | None], world: World) -> list[str]:
             for path, expected in world.golden.items()
             if tree.get(path) == expected != world.older.get(path)
         ]
-    elif tree.get("/job/manifest.json") == world.older["/job/manifest.json"]:
-        broken.append("I12: the manifest from before the pass exists beside it")
     return broken
 
 
@@ -422,6 +428,12 @@ class Erring(Explorer):
 
     most, wide = 3, (1, 1)
 
+    @property
+    def may_end_with(self) -> set[ExitCode]:
+        """Exit codes of a run with errors. A pass whose job has a file that cannot be read refers to translate."""
+        ends = {ExitCode.STOPPED, ExitCode.PREFLIGHT, ExitCode.IDENTITY}
+        return ends | {ExitCode.MISSING} if self.world.retries else ends
+
     def histories(self) -> Iterable[tuple[list[Copy], str]]:
         fs = self.begin()
         run(fs, self.world, Seen())
@@ -444,7 +456,7 @@ class Erring(Explorer):
                 self.tally.fail(broken_when_complete(fs, self.world), history)
             except HymtError as error:
                 self.tally.counts["stopped by an error"] += 1
-                if error.exit_code not in (ExitCode.STOPPED, ExitCode.PREFLIGHT, ExitCode.IDENTITY):
+                if error.exit_code not in self.may_end_with:
                     self.tally.fail([f"I14: ends with {error.exit_code}: {error}"], history)
             except Exception as error:
                 self.tally.fail([f"I9: {error!r}"], history)
@@ -457,10 +469,12 @@ class Zombies(Explorer):
     """Explorer of runs that another run takes over at some change; the first was only stopped, and continues later."""
 
     most, wide = 3, (1, 1)
+    moments: Sequence[int] = ()  # the changes at which another run takes over; empty for any
 
     def histories(self) -> Iterable[tuple[list[Copy], str]]:
         for _ in range(10**9):
-            at, dies_at = self.rng.randint(1, self.length), self.rng.choice([None, self.rng.randint(1, self.length)])
+            at = self.rng.choice(self.moments or range(1, self.length + 1))
+            dies_at = self.rng.choice([None, self.rng.randint(1, self.length)])
             history = f"{self.world.name}, another runs at {at}" + (f" and dies after {dies_at}" if dies_at else "")
             fs, seen, second = self.begin(), Seen(), Seen()
             start = fs.count

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
+import uuid
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,7 @@ from hymt_batch.write import (
     set_aside,
     shard_plan,
     storage,
+    taken_state,
     update,
 )
 from hymt_batch.write import part as parts
@@ -67,7 +69,7 @@ from hymt_batch.write.task_output import TaskOutput
 from hymt_batch.write.unit_progress import UnitProgress
 from tests.fakes import upper
 from tests.faults import worlds
-from tests.faults.explore import Erring, Explorer, Tally, Zombies, broken_after_crash, copying, no_op
+from tests.faults.explore import Copy, Erring, Explorer, Tally, Zombies, broken_after_crash, copying, no_op
 from tests.faults.simfs import SimFS
 from tests.faults.small import (
     HOME,
@@ -554,6 +556,9 @@ SEEN_BY = {
     "a closed generation is removed before the new file is published": "update",
     "rows of an unfinished new version count as known": "update",
     "the manifest stays while an update works": "update",
+    "a run that lost its lease closes the state of a file": "update",
+    "what a killed update took is not given back": "update",
+    "a new pass takes the place of one that another run began": "pass",
     "a pass becomes part of the job when it begins": "pass",
     "a pass becomes part of the job before its rows are recorded": "pass",
     "a pass becomes part of the job before the manifest is removed": "pass",
@@ -703,7 +708,7 @@ def _() -> Any:
 
     def finish_shard(self: PartStore, file_id: str, shard: ShardRecord) -> None:
         original(self, file_id, shard)
-        closed_rows.discard(self._fs, self._folder)
+        closed_rows.discard(self._fs, self._folder, lambda: None)
 
     return patched((PartStore, "finish_shard", finish_shard))
 
@@ -730,6 +735,32 @@ def _() -> Any:
 
 def _identity_of(rows: ClosedRows) -> str:
     return manifest.read_job(rows._fs, rows._folder).identity_sha256
+
+
+def take_unseen(fs: Any, path: Path, expected: bytes) -> Path | None:
+    """Take a folder without a look at what it is."""
+    taken = path.with_name(f"{path.name}-{uuid.uuid4().hex}")
+    return taken if taken_state.rename(fs, path, taken) else None
+
+
+@mutant("a run that lost its lease closes the state of a file")
+def _() -> Any:
+    original = closed_rows.close
+
+    def close(fs: Any, folder: Path, inputs: Any, check_lease: Callable[[], None]) -> None:
+        original(fs, folder, inputs, lambda: None)
+
+    return patched((taken_state, "take", take_unseen), (closed_rows, "close", close))
+
+
+@mutant("what a killed update took is not given back")
+def _() -> Any:
+    return patched((taken_state, "give_back_all", lambda fs, folder: None))
+
+
+@mutant("a new pass takes the place of one that another run began")
+def _() -> Any:
+    return patched((passes, "read_if_intact", lambda fs, folder, number: None), (taken_state, "take", take_unseen))
 
 
 @mutant("the manifest stays while an update works")
@@ -796,7 +827,9 @@ def _() -> Any:
         is_open = number not in [listed.number for listed in manifest.read_job(fs, folder).passes]
         return None if is_open else original(fs, folder, number)
 
-    return patched((passes, "read", read))
+    create = partial(passes.create, replaces=True)
+    output_passes = SimpleNamespace(**{**vars(passes), "create": lambda *given, replaces: create(*given)})
+    return patched((passes, "read", read), (output, "passes", output_passes))
 
 
 @mutant("the job forgets a pass when it is killed while it publishes")
@@ -893,10 +926,29 @@ def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
         worlds.explore(folder, rng, tally, partial(worlds.redo, num_steps=num_steps), Explorer, size // 4)
 
 
+class TakenOverInTakes(Zombies):
+    """Another run takes over while the first one takes a state folder away, or gives one a new name."""
+
+    def histories(self) -> Iterable[tuple[list[Copy], str]]:
+        fs, moments = self.begin(), list[int]()
+        start, rename = fs.count, fs.rename
+
+        def noted(source: Path, target: Path) -> None:
+            if not source.name.startswith(".tmp-"):
+                moments.append(fs.count + 1 - start)
+            rename(source, target)
+
+        fs.rename = noted  # type: ignore[method-assign]
+        run(fs, self.world, Seen())
+        self.moments = moments
+        return super().histories()
+
+
 @harness("update")
 def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
     for _ in range(3):
         worlds.explore(folder, rng, tally, worlds.update, Explorer, size // 3)
+    worlds.explore(folder, rng, tally, worlds.update, TakenOverInTakes, size)
 
 
 @harness("damage")
@@ -953,6 +1005,7 @@ def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
     for translates_first in (False, True):
         make_world = partial(worlds.a_pass, translates_first=translates_first)
         worlds.explore(folder, rng, tally, make_world, Explorer, size // 2)
+        worlds.explore(folder, rng, tally, make_world, Zombies, size // 2)
 
 
 @harness("another job")

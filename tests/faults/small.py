@@ -8,6 +8,7 @@ never alive.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import itertools
 import json
@@ -25,7 +26,7 @@ from typing import Any
 
 import hymt_batch.fs as files
 from hymt_batch import file_units, manifest
-from hymt_batch.errors import HymtError, IdentityError
+from hymt_batch.errors import HymtError, IdentityError, MissingError
 from hymt_batch.manifest import JobRecord
 from hymt_batch.records import Document, Input, Part, Row, Shard, ShardRecord, Status
 from hymt_batch.run import retry_pass
@@ -33,7 +34,7 @@ from hymt_batch.run.commit_result import commit_result
 from hymt_batch.run.unit import Unit
 from hymt_batch.run.unit_reader import GetRecord, read_units
 from hymt_batch.source.shards import SkippedShard
-from hymt_batch.write import claim, identity_versions, lease, lease_holder, passes, shard_plan
+from hymt_batch.write import claim, identity_versions, lease, lease_holder, shard_plan
 from hymt_batch.write.claim import TaskRule
 from hymt_batch.write.job_output import JobOutput
 from hymt_batch.write.lease import LeaseTimes
@@ -80,7 +81,8 @@ STATE = r"/job/(?:\.hymt/passes/p\d{4}/)?\.hymt"
 PART = re.compile(STATE + r"/f(\w+)/s(\d{7})/p(\d{5})")
 RUN = re.compile(STATE + r"/f(\w+)/s(\d{7})/p(\d{5})-r(\d{5})")
 RECORD = re.compile(STATE + r"/f(\w+)/s(\d{7})\.rows")
-TEMPORARY = re.compile(r"/(\.tmp-|probe-|stale-|s\d{7}$|u\d{7}$)")
+TAKEN = re.compile(r"(/job/\.hymt/(?:passes/)?[fcp]\w+)-\w{32}(?=/|$)")
+TEMPORARY = re.compile(rf"/(\.tmp-|probe-|stale-|s\d{{7}}$|u\d{{7}}$)|{TAKEN.pattern}")
 NO_SUCH_PID = 1 << 22  # above the largest process id of Linux
 _ids = itertools.count(1)
 
@@ -205,6 +207,7 @@ class World:
     known: frozenset[str] = frozenset()  # texts that an update knows from the earlier version of the first file
     retries: bool = False  # the job is finished at the start, and its rows are decoded again in a pass
     translates_first: bool = False  # before a pass begins or goes on, the job itself runs again
+    before_pass: World | None = None  # with `retries`: the job without the pass
 
     def __post_init__(self) -> None:
         self.plans = {
@@ -343,21 +346,24 @@ def run_pass(fs: SimFS, world: World, seen: Seen) -> None:
     times = LeaseTimes(world.ttl_s, 20.0)
     requested = RequestedJob(replace(job, inputs=tuple(world.inputs)))
     if world.translates_first:
-        with Output.open(HOME, requested, access, world.config, times, fs) as output:
+        first = Seen()
+        run_job(fs, world.before_pass or world, first)
+        if first.decoded:
+            raise HymtError("translate decodes the job again")
+    with Output.open(HOME, requested, access, world.config, times, fs) as output:
+        if not output.is_finished:
             output.assemble_outdated()
             if not output.is_complete:
-                raise HymtError("translate would decode the job again")
+                raise MissingError("only rows of a finished job can be decoded again")
             output.finalize()
-    with Output.open(HOME, requested, access, world.config, times, fs) as output:
-        output.assemble_outdated()
         if output.job_record.passes:
             output.finalize()
             return
-        record = passes.read(fs, HOME, passes.next_number(output.job_record))
+        record = output.read_stopped_pass()
         if record is None:
             selected = output.select_rows(Criteria(frozenset({"empty", "ok"}), frozenset()), lambda: None)
             record = replace(world.pass_record, files=tuple(selected.files))
-            passes.create(fs, HOME, record)
+            output.create_pass(record)
         of_pass = output.open_pass(record)
         recorder: Any = Recorder(world, seen)
         job_settings: Any = SimpleNamespace(decode=None)
@@ -541,7 +547,16 @@ def name_of(part: Part) -> str:
 
 
 def run_again(fs: SimFS, world: World, seen: Seen) -> None:
-    """Run again as a user would after a crash: with `overwrite` only if the old job is still in the folder."""
+    """Run again as a user would after a crash: with `overwrite` only if the old job is still in the folder.
+
+    Where a pass finds that files of the job are not published any more, the job itself is run before it.
+    """
+    if world.retries:
+        with contextlib.suppress(MissingError):
+            return run(fs, world, seen)
+        world = copy.copy(world)
+        world.translates_first = True
+        return run(fs, world, seen)
     if not world.options.get("overwrite"):
         return run(fs, world, seen)
     try:

@@ -366,7 +366,7 @@ def a_pass(folder: Path, rng: random.Random, **options: Any) -> World:
     older = final_bytes(old.start)
     options["start"] = old.start.after_power_loss("whole", (True,) * 99)
     world = make(name, folder, random.Random(seed), files=files, retries=True, goes_on=True, **options)
-    world.older = older
+    world.older, world.before_pass = older, old
     return world
 
 
@@ -406,6 +406,8 @@ EXPLORED: list[tuple[Make, type[Explorer]]] = [
     (redo, Explorer),
     (update, Explorer),
     (update, Zombies),
+    (update, Erring),
+    (redo, Zombies),
     (a_long_row, Explorer),
     (a_damaged_run, Explorer),
     (a_long_row_redone, Explorer),
