@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from hymt_batch import manifest
-from hymt_batch.fs import NewFile, remove, replace, stat_or_none
+from hymt_batch.fs import NewFile, read_twice, remove, replace, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JsonDict
 from hymt_batch.records import Input
@@ -59,7 +59,7 @@ class RowList:
             replace(self._fs, self._file.path, final)
             if durable:
                 self._fs.fsync_dir(final.parent)
-        elif stat_or_none(self._fs, final):
+        elif read_twice(lambda: stat_or_none(self._fs, final)):
             remove(self._fs, final)
             self._fs.fsync_dir(final.parent)
 

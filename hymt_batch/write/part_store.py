@@ -107,7 +107,9 @@ class PartStore:
         return self._folders.knows(manifest.file_state_folder(self._folder, input.file_id))
 
     def has(self, part: Part) -> bool:
-        """True if a part is committed, intact, and was decoded from exactly these rows; any other part is quarantined.
+        """True if a part is committed, intact, and was decoded from exactly these rows.
+
+        A part of the rows before the input changed stays until another one replaces it; any other part is quarantined.
 
         Raises:
             InputChangedError: The part was decoded from other rows, and on_input_change is not "redo".
@@ -124,9 +126,9 @@ class PartStore:
             rows_changed = committed_part.shard.sha256 != shard.sha256
             if rows_changed and not self._redo:
                 raise self.rows.changed_error(shard)
-            reason = "it was decoded from other rows" if rows_changed else "it was planned differently"
             self._reader.invalidate(*key)
-            quarantine(self._fs, self._folder, self._reader.path(*key), reason)
+            if not rows_changed:
+                quarantine(self._fs, self._folder, self._reader.path(*key), "it was planned differently")
             return self._has_in_record(part, digest)
 
     def _has_in_record(self, part: Part, digest: str) -> bool:
@@ -243,7 +245,9 @@ class PartStore:
             self._reader.invalidate(part.shard.input.file_id, part.shard.index, part.index)
             return self.has(part)  # the existing part is valid; if not, `has` quarantined it, and the name is free
 
-        return storage.publish_part(self._fs, self._folders, path, data, self._check_lease, has_existing)
+        return storage.publish_part(
+            self._fs, self._folders, path, data, self._check_lease, has_existing, replaces=self._redo
+        )
 
     def _commit_whole_shard(self, shard: Shard, rows: list[Row], origin: parts.PartOrigin) -> tuple[bytes, bool]:
         """Make the row record of a shard that is one part at once, which spares the file of the part.

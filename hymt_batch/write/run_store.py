@@ -79,8 +79,8 @@ class RunStore:
             row_changed = header.shard.sha256 != shard.sha256
             if row_changed and not self._redo:
                 raise self._rows.changed_error(shard)
-            reason = "it was decoded from another row" if row_changed else "it was planned differently"
-            quarantine(self._fs, self._folder, self._rows.runs.path(*position), reason)
+            if not row_changed:
+                quarantine(self._fs, self._folder, self._rows.runs.path(*position), "it was planned differently")
             return False
 
     def _mark_committed(self, part: Part) -> None:
@@ -120,7 +120,9 @@ class RunStore:
         )
         data = segment_run.encode(translations, origin, key)
         path = self._rows.runs.path(*_position(part))
-        publish = partial(storage.publish_part, self._fs, self._folders, path, data, self._check_lease)
+        publish = partial(
+            storage.publish_part, self._fs, self._folders, path, data, self._check_lease, replaces=self._redo
+        )
         with_retries(f"run {key.index} of part {part.index} of {shard.name}", lambda: publish(lambda: self.has(part)))
         self._mark_committed(part)
         log.debug(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hymt_batch.errors import PreflightError
-from hymt_batch.fs import LINK_UNSUPPORTED_ERRNOS, list_names, publish, remove, stat_or_none, write_new
+from hymt_batch.fs import LINK_UNSUPPORTED_ERRNOS, list_names, publish, remove, replace, stat_or_none, write_new
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import file_state_folder, state_folder
 from hymt_batch.records import Input
@@ -115,6 +115,8 @@ def publish_part(
     data: bytes,
     check_lease: Callable[[], None],
     has_existing: Callable[[], bool],
+    *,
+    replaces: bool = False,
 ) -> bool:
     """Try once to publish a part, of rows or of segments, durably; the first writer wins.
 
@@ -125,6 +127,7 @@ def publish_part(
         data: Its bytes.
         check_lease: Raises if this process must not write any more.
         has_existing: Returns whether the file that has the name already is the same part; frees the name if not.
+        replaces: `has_existing` leaves a part of other rows in its place: the input changed, and this part replaces it.
 
     Returns:
         False if another process published it first.
@@ -136,6 +139,10 @@ def publish_part(
         check_lease()
         while not (is_ours := publish(fs, tmp, path)):
             if has_existing():
+                break
+            if replaces:
+                replace(fs, tmp, path)
+                is_ours = True
                 break
         fs.fsync_dir(path.parent)
         return is_ours
