@@ -105,13 +105,15 @@ def test_two_processes_that_write_one_shard_leave_the_bytes_of_one(
     try:
         slurm_cluster.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
         slurm_cluster.wait(lambda: claiming_process(folder) not in (0, orphan), "a second process on the shard")
-        os.kill(orphan, 0)  # the first one lives
         assert field_of(task, "NodeList", slurm_cluster) != node
         assert slurm_cluster.wait_for_end(task) == {task: "COMPLETED"}
         assert slurm_cluster.wait_for_end(merge) == {merge: "COMPLETED"}
         assert field_of(task, "Restarts", slurm_cluster) == "1", "the first process did not put it into the queue again"
     finally:
         os.kill(daemon, signal.SIGCONT)
+    (log,) = (folder / "logs/slurm").glob(f"{array}_0.log")
+    # the first process worked on after the second one began, and found its claim lost
+    assert re.search(r"the claim on shard 0 of outputs/n is lost: process \d+ on \S+ took it over", log.read_text())
     check_results(overrides, tmp_path, monkeypatch)
 
 
