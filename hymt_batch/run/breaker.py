@@ -33,6 +33,7 @@ class SameTexts:
     def __init__(self) -> None:
         self._pairs: set[int] = set()
         self._nums: Counter[str] = Counter()  # translation -> different sources
+        self._most_frequent = "", 0  # kept up to date: every part of a small file asks for it
         self.examples: dict[str, list[str]] = {}  # translation -> ids of its first rows
 
     def add(self, id: str, source: str, text: str) -> None:
@@ -41,7 +42,9 @@ class SameTexts:
         if pair in self._pairs or len(self._pairs) >= WATCHED_PAIRS:
             return
         self._pairs.add(pair)
-        self._nums[text] += 1
+        self._nums[text] = num = self._nums[text] + 1
+        if num > self._most_frequent[1]:
+            self._most_frequent = text, num
         if len(ids := self.examples.setdefault(text, [])) < MAX_EXAMPLES:
             ids.append(id)
 
@@ -51,8 +54,8 @@ class SameTexts:
         return len(self._pairs)
 
     def most_frequent(self) -> tuple[str, int]:
-        """Return the translation of most sources, and how many they are."""
-        return max(self._nums.items(), key=lambda item: item[1], default=("", 0))
+        """Return the translation of most sources, and how many they are; of several, the first that had as many."""
+        return self._most_frequent
 
 
 class CircuitBreaker:
