@@ -19,7 +19,7 @@ import os
 import stat as stat_bits
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -51,16 +51,6 @@ class OsFs:
     def _open_parent(self, path: Path) -> OpenParent:
         return self._tree.parent(path)
 
-    @contextlib.contextmanager
-    def _open_parents(self, source: Path, target: Path) -> Iterator[tuple[str, int | None, str, int | None]]:
-        """Open the parent folders of two paths; one that both are in is opened once."""
-        if _same_folder(source, target):
-            with self._tree.parent(source, target.name) as (name, dir_fd):
-                yield name, dir_fd, os.fspath(target) if dir_fd is None else target.name, dir_fd
-        else:
-            with self._open_parent(source) as old, self._open_parent(target) as new:
-                yield *old, *new
-
     def open_exclusive(self, path: Path) -> int:
         with self._open_parent(path) as (name, dir_fd):
             flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -77,12 +67,23 @@ class OsFs:
     close = staticmethod(os.close)  # NFS reports a full disk here
 
     def link(self, source: Path, target: Path) -> None:
-        with self._open_parents(source, target) as (old_name, old_dir_fd, new_name, new_dir_fd):
-            os.link(old_name, new_name, src_dir_fd=old_dir_fd, dst_dir_fd=new_dir_fd, follow_symlinks=False)
+        if _same_folder(source, target):
+            with self._tree.parent(source, target.name) as (name, dir_fd):
+                new_name = os.fspath(target) if dir_fd is None else target.name
+                os.link(name, new_name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
+        else:
+            with self._open_parent(source) as (name, dir_fd), self._open_parent(target) as (new_name, new_dir_fd):
+                os.link(name, new_name, src_dir_fd=dir_fd, dst_dir_fd=new_dir_fd, follow_symlinks=False)
 
     def rename(self, source: Path, target: Path) -> None:
-        with self._open_parents(source, target) as (old_name, old_dir_fd, new_name, new_dir_fd):
-            os.rename(old_name, new_name, src_dir_fd=old_dir_fd, dst_dir_fd=new_dir_fd)
+        self._tree.forget(source)  # it may be a folder
+        if _same_folder(source, target):
+            with self._tree.parent(source, target.name) as (name, dir_fd):
+                new_name = os.fspath(target) if dir_fd is None else target.name
+                os.rename(name, new_name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+        else:
+            with self._open_parent(source) as (name, dir_fd), self._open_parent(target) as (new_name, new_dir_fd):
+                os.rename(name, new_name, src_dir_fd=dir_fd, dst_dir_fd=new_dir_fd)
 
     def unlink(self, path: Path) -> None:
         with self._open_parent(path) as (name, dir_fd):
@@ -93,6 +94,7 @@ class OsFs:
             os.mkdir(name, mode, dir_fd=dir_fd)
 
     def rmdir(self, path: Path) -> None:
+        self._tree.forget(path)
         with self._open_parent(path) as (name, dir_fd):
             os.rmdir(name, dir_fd=dir_fd)
 

@@ -1,8 +1,9 @@
 """Open a path below an output folder without following links: each folder is opened relative to the one above.
 
 The output folder itself and the folders above it may be links; a link below could lead anywhere. Opening folder by
-folder costs more than most operations, so the folders at the top of an output folder (`.hymt`, `translated`, ...) stay
-open. Before each use it is checked that the name still belongs to the open folder. Source: openat(2).
+folder costs more than most operations, and those on one file follow each other, so a folder stays open for two
+milliseconds. What replaces it in this time is noticed by the next operation, as if it came a moment later. A folder
+that this process renames or removes is opened anew at once. Source: openat(2).
 """
 
 from __future__ import annotations
@@ -10,14 +11,29 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 FOLDER_FLAGS = os.O_DIRECTORY | os.O_CLOEXEC
 TRAVERSE_FLAGS = FOLDER_FLAGS | getattr(os, "O_PATH", os.O_RDONLY)  # traversing a folder needs no read permission
-MAX_OPEN_FOLDERS = 32
-"""Folders that stay open in the life of one tree; a folder that somebody replaces again and again must not use up all
-descriptors."""
+MAX_OPEN_FOLDERS = 8
+"""Folders that a tree keeps open: those of the lease, of one file's state and of its output, and the ones above."""
+FRESH_S = 0.002
+"""Seconds for which an open folder is used again."""
+
+
+class OpenFolder:
+    """A folder that is open until nobody uses it any more."""
+
+    __slots__ = ("fd", "opened_at")
+
+    def __init__(self, fd: int) -> None:
+        self.fd, self.opened_at = fd, time.monotonic()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self.fd)
 
 
 class FolderTree:
@@ -30,14 +46,7 @@ class FolderTree:
             root: The folder that holds output folders; None if links may be followed everywhere.
         """
         self._prefix = None if root is None else _prefix(os.fspath(root))
-        self._top: dict[str, tuple[int, tuple[int, int]]] = {}  # "NAME/.hymt" -> descriptor, device and inode
-        self._opened: list[int] = []  # also those of folders that were replaced: another thread may be using them
-        self._last_split: tuple[str, list[str]] = "", []  # most calls are for the same folder as the one before
-
-    def __del__(self) -> None:
-        for fd in self._opened:
-            with contextlib.suppress(OSError):
-                os.close(fd)
+        self._folders: dict[str, OpenFolder] = {}  # path from the root on -> the folder, if it was opened just now
 
     def parent(self, path: Path, sibling: str | None = None) -> OpenParent:
         """Return a context that opens the parent folder of a path, for calls that take `dir_fd`.
@@ -68,109 +77,89 @@ class FolderTree:
             finally:
                 os.close(fd)
 
-    def split(self, path: str) -> tuple[list[str], str]:
-        """Return the components of the parent folder of a path, from the root on, and its last component.
+    def split(self, path: str) -> tuple[str, str]:
+        """Return the parent folder of a path, from the root on, and its last component.
 
-        The components are empty if the path is not inside an output folder.
+        The parent is empty if the path is not inside an output folder.
         """
         prefix = self._prefix
         if prefix is None or not path.startswith(prefix):
-            return [], path
+            return "", path
         parent, _, name = path[len(prefix) :].rpartition("/")
-        last_parent, parts = self._last_split
-        if parent != last_parent:
-            parts = parent.split("/")
-            self._last_split = parent, parts
-        return (parts, name) if parent else ([], path)
+        return (parent, name) if parent else ("", path)
 
-    def open_folders(self, parts: Sequence[str]) -> tuple[int, bool]:
-        """Open a folder; return its descriptor and whether the caller must close it.
+    def open_folder(self, path: str) -> OpenFolder:
+        """Open a folder, unless it was opened just now.
 
         Args:
-            parts: The folder's components from the root on; the first is the output folder.
+            path: Its path from the root on; the first component is the output folder.
 
         Raises:
-            OSError: One cannot be opened; `filename` is its path.
+            OSError: It cannot be opened, or one above; `filename` is the path of that one.
         """
-        kept_fd = self._kept(parts) if len(parts) > 1 else None
-        is_own = kept_fd is None
-        fd = os.open(f"{self._prefix}{parts[0]}", TRAVERSE_FLAGS) if kept_fd is None else kept_fd
-        depth = 0
+        folder = self._folders.get(path)
+        if folder is not None and time.monotonic() - folder.opened_at < FRESH_S:
+            return folder
+        above, _, name = path.rpartition("/")
         try:
-            for depth in range(1 if is_own else 2, len(parts)):
-                inner_fd = os.open(parts[depth], TRAVERSE_FLAGS | os.O_NOFOLLOW, dir_fd=fd)
-                if depth == 1 and self._keep(parts, inner_fd):
-                    os.close(fd)
-                    fd, is_own = inner_fd, False
-                    continue
-                outer_fd, fd = fd, inner_fd
-                if is_own:
-                    os.close(outer_fd)
-                is_own = True
+            if above:
+                outer = self.open_folder(above)
+                folder = OpenFolder(os.open(name, TRAVERSE_FLAGS | os.O_NOFOLLOW, dir_fd=outer.fd))
+            else:
+                folder = OpenFolder(os.open(f"{self._prefix}{path}", TRAVERSE_FLAGS))
         except OSError as error:
-            error.filename = f"{self._prefix}{'/'.join(parts[: depth + 1])}"
-            if is_own:
-                os.close(fd)
+            if error.filename == name:
+                error.filename = f"{self._prefix}{path}"
             raise
-        return fd, is_own
+        if path not in self._folders and len(self._folders) >= MAX_OPEN_FOLDERS:
+            self._folders.clear()
+        self._folders[path] = folder
+        return folder
 
-    def _kept(self, parts: Sequence[str]) -> int | None:
-        """Return the descriptor of a folder that is open already, if the folder still has its name."""
-        name = f"{parts[0]}/{parts[1]}"
-        kept = self._top.get(name)
-        if kept is None:
-            return None
-        try:
-            stat = os.stat(f"{self._prefix}{name}", follow_symlinks=False)
-        except OSError:
-            return None
-        return kept[0] if (stat.st_dev, stat.st_ino) == kept[1] else None
+    def forget(self, path: Path) -> None:
+        """Open a folder, and those below it, anew when they are next needed: it is about to be renamed or removed."""
+        prefix, full = self._prefix, os.fspath(path)
+        if prefix is None or not full.startswith(prefix):
+            return
+        name = full[len(prefix) :]
+        for open_path in list(self._folders):
+            if open_path.startswith(name) and open_path[len(name) : len(name) + 1] in ("", "/"):
+                self._folders.pop(open_path, None)
 
-    def _keep(self, parts: Sequence[str], fd: int) -> bool:
-        """Keep a folder open from now on; False if there is no room for it."""
-        if len(self._opened) >= MAX_OPEN_FOLDERS:
-            return False
-        stat = os.fstat(fd)
-        self._opened.append(fd)
-        self._top[f"{parts[0]}/{parts[1]}"] = fd, (stat.st_dev, stat.st_ino)
-        return True
+    def forget_all(self) -> None:
+        """Open every folder anew when it is next needed: a network file system no longer knows what is open."""
+        self._folders.clear()
 
-    def forget(self, parts: Sequence[str]) -> None:
-        """Open a folder anew when it is next needed: a network file system no longer knows what is open."""
-        self._top.pop("/".join(parts[:2]), None)
-
-    def full_path(self, parts: Sequence[str], name: str) -> str:
-        return f"{self._prefix}{'/'.join(parts)}/{name}"
+    def full_path(self, parent: str, name: str) -> str:
+        return f"{self._prefix}{parent}/{name}"
 
 
 class OpenParent:
     """The context of `FolderTree.parent`."""
 
-    __slots__ = ("_fd", "_is_own", "_name", "_parts", "_path", "_sibling", "_tree")
+    __slots__ = ("_folder", "_name", "_parent", "_path", "_sibling", "_tree")
 
     def __init__(self, tree: FolderTree, path: str, sibling: str | None) -> None:
         self._tree, self._path, self._sibling = tree, path, sibling
-        self._parts: list[str] = []
-        self._fd, self._is_own, self._name = -1, False, path
+        self._parent, self._name = "", path
+        self._folder: OpenFolder | None = None  # keeps it open while another thread opens it anew
 
     def __enter__(self) -> tuple[str, int | None]:
-        self._parts, name = self._tree.split(self._path)
-        if not self._parts:
-            return name, None
-        self._name = name
-        self._fd, self._is_own = self._tree.open_folders(self._parts)
-        return name, self._fd
+        self._parent, self._name = self._tree.split(self._path)
+        if not self._parent:
+            return self._name, None
+        self._folder = self._tree.open_folder(self._parent)
+        return self._name, self._folder.fd
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if self._is_own:
-            os.close(self._fd)
-        if error is not None and self._parts and isinstance(error, OSError):  # it names the last component only
+        self._folder = None
+        if error is not None and self._parent and isinstance(error, OSError):  # it names the last component only
             if error.errno == errno.ESTALE:
-                self._tree.forget(self._parts)
+                self._tree.forget_all()
             for attribute in ("filename", "filename2"):
                 name = getattr(error, attribute)
                 if isinstance(name, str) and name in (self._name, self._sibling):
-                    setattr(error, attribute, self._tree.full_path(self._parts, name))
+                    setattr(error, attribute, self._tree.full_path(self._parent, name))
 
 
 def _prefix(root: str) -> str:

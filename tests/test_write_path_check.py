@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -150,7 +151,10 @@ def test_every_file_operation_refuses_a_link_in_the_path(tmp_path: Path) -> None
     assert OS_FS.read(link / "file") == b"precious"  # without `within`, only the last component must not be a link
 
 
-def test_a_link_in_place_of_a_folder_that_is_open_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_in_place_of_a_folder_that_is_open_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nofollow, "FRESH_S", 0)  # the time is over at once
     folder, victim = tmp_path / "job", tmp_path / "victim"
     for path in (folder / ".hymt" / "sub", victim / "sub"):
         path.mkdir(parents=True)
@@ -172,7 +176,10 @@ def test_a_link_in_place_of_a_folder_that_is_open_is_not_followed(tmp_path: Path
     assert tree(state) == {"after": b"data"}
 
 
-def test_folders_that_are_replaced_again_and_again_use_up_no_descriptors(tmp_path: Path) -> None:
+def test_folders_that_are_replaced_again_and_again_use_up_no_descriptors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nofollow, "FRESH_S", 0)
     bound_fs, state = OS_FS.within(tmp_path / "job"), tmp_path / "job" / ".hymt"
     before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0
     for index in range(2 * nofollow.MAX_OPEN_FOLDERS):
@@ -184,6 +191,35 @@ def test_folders_that_are_replaced_again_and_again_use_up_no_descriptors(tmp_pat
         assert len(os.listdir("/proc/self/fd")) - before <= nofollow.MAX_OPEN_FOLDERS
         del bound_fs
         assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_folder_that_was_just_used_is_still_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless this process renames or removes it, or a folder above it."""
+    monkeypatch.setattr(nofollow, "FRESH_S", 3600)
+    folder = tmp_path / "job"
+    state = folder / ".hymt"
+    (state / "sub").mkdir(parents=True)
+    bound_fs, opens, os_open = OS_FS.within(folder), list[str](), os.open
+
+    def counted(path: str, *arguments: Any, **options: Any) -> int:
+        opens.append(path)
+        return os_open(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", counted)
+    assert [bound_fs.stat(state / "sub").kind for _ in range(3)] == ["dir"] * 3
+    assert len(opens) == 2  # the output folder, and .hymt
+    files.write_new(bound_fs, state / "sub" / "file", b"data")
+    files.replace(bound_fs, state / "sub" / "file", state / "sub" / "final")
+    assert len(opens) == 4  # sub, and the file
+    bound_fs.rename(state / "sub", state / "other")
+    (state / "sub").mkdir()
+    files.write_new(bound_fs, state / "sub" / "new", b"data")
+    assert tree(state) == {"other": None, "other/final": b"data", "sub": None, "sub/new": b"data"}
+    bound_fs.unlink(state / "sub" / "new")
+    bound_fs.rmdir(state / "sub")
+    bound_fs.mkdir(state / "sub", 0o777)
+    files.write_new(bound_fs, state / "sub" / "new", b"data")
+    assert tree(state / "sub") == {"new": b"data"}
 
 
 # something else where a file should be
