@@ -119,8 +119,9 @@ def name_outputs(inputs: Sequence[Input], rename: Callable[[str], str]) -> list[
     for input in inputs:
         out_rel = rename(input.out_rel)
         check_name(out_rel, input.path)
-        named.append(replace(input, out_rel=out_rel))
-    refuse_collisions(named, "Put {stem} into write.name, or rename one.")
+        named.append(input if out_rel == input.out_rel else replace(input, out_rel=out_rel))
+    if named != inputs:
+        refuse_collisions(named, "Put {stem} into write.name, or rename one.")
     return named
 
 

@@ -76,11 +76,16 @@ def input_unreadable_error(input: Input, error: OSError) -> HymtError:
     return disk_read_error(input.rel, error)
 
 
-def hash_input(input: Input) -> JsonDict:
-    """Return size and sha256 of an input's bytes on disk; for the folder of a saved dataset, over all its files."""
+def hash_input(input: Input, files: Sequence[tuple[str, int, int]] | None = None) -> JsonDict:
+    """Return size and sha256 of an input's bytes on disk; for the folder of a saved dataset, over all its files.
+
+    Args:
+        input: The input.
+        files: What `stat_files` has just returned for it.
+    """
     sha, size = hashlib.sha256(), 0
     try:
-        for path, num_bytes, _ in _files_of(input):
+        for path, num_bytes, _ in _files_of(input) if files is None else files:
             if path != input.path:
                 relative = os.fsencode(os.path.relpath(path, input.path))
                 sha.update(relative + b"\0" + str(num_bytes).encode() + b"\0")

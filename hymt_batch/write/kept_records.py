@@ -6,7 +6,7 @@ What is equal in many records, such as the environments, is kept once; digests a
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, overload
 
 from hymt_batch import manifest
@@ -42,6 +42,10 @@ class KeptRecord:
         self._input = _Digested.of(record["input"])
         self._output = _Digested.of(record["output"]) if record["output"] else None
         self._tokens = tuple(record["tokens"].items())
+
+    def has(self, field: str) -> bool:
+        """Return whether the record has a field that is mostly equal or empty, such as "errors"."""
+        return bool(self._others.get(field))
 
     def to_json(self) -> JsonDict:
         """Return the record; nobody may change what is in it."""
@@ -104,3 +108,14 @@ class FileRecords(Sequence[JsonDict]):
 
     def __len__(self) -> int:
         return len(self._records)
+
+    def having(self, field: str) -> Iterator[JsonDict]:
+        """Yield the records that have a field, without making the others; see `KeptRecord.has`."""
+        return (record.to_json() for record in self._records if record.has(field))
+
+
+def having(records: Sequence[JsonDict], field: str) -> Iterator[JsonDict]:
+    """Yield the records that have a field which few have, such as "errors"."""
+    if isinstance(records, FileRecords):
+        return records.having(field)
+    return (record for record in records if record.get(field))

@@ -10,6 +10,7 @@ from hymt_batch.manifest import JobPass, JobRecord, JsonDict
 from hymt_batch.pretty_json import Items
 from hymt_batch.records import SkippedFile
 from hymt_batch.write import update_counts
+from hymt_batch.write.kept_records import having
 from hymt_batch.write.totals import Totals
 
 
@@ -34,7 +35,7 @@ def build(job: JobRecord, records: Sequence[JsonDict], skipped: Sequence[Skipped
         "output_settings": job.output_settings,
         "formats": list(job.formats),
         "skipped": [asdict(file) for file in skipped],
-        "failed": manifest.failed_files(records),
+        "failed": manifest.failed_files(having(records, "failed")),
         "review": list(_lists(records, "review")),
         "earlier_identities": list(job.earlier),
         "origins": manifest.sum_counts(r.get("origins", {}) for r in records) if job.earlier else {},
@@ -68,6 +69,5 @@ def _outputs(records: Sequence[JsonDict]) -> Iterator[JsonDict]:
 
 def _lists(records: Sequence[JsonDict], key: str) -> Iterator[JsonDict]:
     """Yield what a manifest has of the lists of rows beside the outputs, such as "errors"."""
-    for record in records:
-        if record.get(key):
-            yield {"path": f"{key}/{record['rel']}.{key}.jsonl", **record[key]}
+    for record in having(records, key):
+        yield {"path": f"{key}/{record['rel']}.{key}.jsonl", **record[key]}

@@ -208,7 +208,7 @@ def _write(files: OpenFiles, assembly: Assembly, tally: Tally, *, is_failed: boo
         if lists_flags and needs_review(row):
             files.write_review(review_line(document, row))
     writer.close()
-    input_record = hash_input(input)
+    input_record = hash_input(input, files_before)
     if stat_files(input) != files_before:
         raise input_changed_error(f"{input.rel} was modified while it was being read")
     return input_record

@@ -55,7 +55,8 @@ class DurableFolders:
             OSError: It cannot be created; ENOTDIR if the name belongs to something other than a folder, ENOENT if
                 another process just removed it.
         """
-        self.ensure_all([path])
+        if path not in self._created:
+            self.ensure_all([path])
 
     def ensure_all(self, paths: Iterable[Path]) -> None:
         """Create folders as `ensure` does, and sync each folder above them once."""

@@ -10,6 +10,7 @@ from typing import overload
 from hymt_batch import manifest
 from hymt_batch.manifest import JsonDict
 from hymt_batch.records import SkippedFile
+from hymt_batch.write.kept_records import having
 from hymt_batch.write.totals import Totals
 from hymt_batch.write.update_counts import UpdateCounts
 
@@ -94,7 +95,7 @@ def summarize(folder: Path, records: Sequence[JsonDict], seconds: float, num_row
         num_rows_decoded=num_rows_decoded,
         num_rows_kept=max(0, totals.texts - num_rows_decoded),
         outputs=Paths(folder, manifest.translated_path, [r["out_rel"] for r in records if r["output"]]),
-        errors=Paths(folder, manifest.errors_path, [r["rel"] for r in records if r["errors"]]),
-        reviews=Paths(folder, manifest.review_path, [r["rel"] for r in records if r.get("review")]),
-        failed=tuple(FailedFile(f["rel"], f["why"]) for f in manifest.failed_files(records)),
+        errors=Paths(folder, manifest.errors_path, [r["rel"] for r in having(records, "errors")]),
+        reviews=Paths(folder, manifest.review_path, [r["rel"] for r in having(records, "review")]),
+        failed=tuple(FailedFile(f["rel"], f["why"]) for f in manifest.failed_files(having(records, "failed"))),
     )
