@@ -138,7 +138,17 @@ def made_up_logits(kind: str, rows: int, width: int, seed: int) -> Any:
 def test_the_draws_are_those_of_sorting_all_scores_in_float64(kind: str, width: int) -> None:
     seeds = [row_seed(1, f"{kind}{row}", 0, 0) for row in range(12)]
     for number, (temperature, top_p, top_k, penalty) in enumerate(
-        [(0.7, 0.6, 20, 1.05), (1.0, 1.0, 1, 1.0), (3.0, 0.95, 20, 1.3), (1.5, 1.0, 50, 1.05), (0.2, 0.9, 5, 1.0)]
+        [
+            (0.7, 0.6, 20, 1.05),
+            (1.0, 1.0, 1, 1.0),
+            (3.0, 0.95, 20, 1.3),
+            (1.5, 1.0, 50, 1.05),
+            (0.2, 0.9, 5, 1.0),
+            (0.7, 0.6, 0, 1.05),
+            (1.0, 0.95, 0, 1.0),
+            (0.2, 0.9, 0, 1.0),
+            (1.0, 1.0, 0, 1.05),
+        ]
     ):
         params = SamplingParams(True, temperature, top_p, top_k, penalty)
         for step in range(4):
@@ -147,8 +157,10 @@ def test_the_draws_are_those_of_sorting_all_scores_in_float64(kind: str, width: 
             expected = sample_with_all_scores(logits, seen, params, seeds, step)
             assert torch.equal(sample(logits, seen, params, seeds, step), expected)
             order = torch.arange(width, dtype=torch.float64) * 2.0**-34
-            top = torch.topk((logits / temperature).double() - order, top_k, dim=-1).indices
-            assert torch.equal(sampling.top_ids(logits, top_k, temperature), top), "the same ids in the same order"
+            top = torch.topk((logits / temperature).double() - order, top_k or width, dim=-1).indices
+            assert torch.equal(sampling.top_ids(logits, top_k or width, temperature), top), (
+                "the same ids in the same order"
+            )
 
 
 def test_equal_scores_at_the_edge_of_top_k_are_taken_by_id() -> None:
@@ -172,3 +184,16 @@ def test_no_float64_copy_of_all_scores_is_made() -> None:
     with Watch():
         sample(logits, None, CARD, [1, 2], 0)
     assert 0 < largest[0] < logits.numel() / 25
+    with Watch():
+        sample(logits * 9, None, SamplingParams(True, 0.7, 0.6, 0, 1.05), [1, 2], 0)
+    assert largest[0] < logits.numel() / 6
+
+
+def test_without_top_k_a_row_samples_the_same_token_alone_and_beside_rows_that_need_all_scores() -> None:
+    params = SamplingParams(True, 1.0, 0.9, 0, 1.0)
+    logits = torch.cat([made_up_logits("float32", 4, 9000, 1) * 4, made_up_logits("tiny", 4, 9000, 2)])[
+        torch.tensor([0, 4, 1, 5, 2, 6, 3, 7])
+    ]
+    for step in range(20):
+        together = sample(logits, None, params, list(range(8)), step).tolist()
+        assert together == [sample(logits[[row]], None, params, [row], step).item() for row in range(8)]

@@ -98,11 +98,44 @@ def sample_on_device(
         logits = torch.where(seen, penalised, logits)
     if keys is None:
         return argmax(logits)
-    k = min(sampling_params.top_k or logits.shape[-1], logits.shape[-1])
-    ids = top_ids(logits, k, sampling_params.temperature)
-    probabilities = torch.softmax(logits.gather(1, ids) / sampling_params.temperature, dim=-1)
+    width, temperature, top_p = logits.shape[-1], sampling_params.temperature, sampling_params.top_p
+    k = min(sampling_params.top_k or width, width)
+    # elsewhere the host would have to wait for the answer whether the candidates are enough
+    if k == width and top_p < 1 and logits.device.type == "cpu" and width > NUCLEUS_CANDIDATES:
+        return _sample_candidates(logits, sampling_params, keys)
+    ids = top_ids(logits, k, temperature)
+    return _draw(ids, torch.softmax(logits.gather(1, ids) / temperature, dim=-1), top_p, keys)
+
+
+def _sample_candidates(logits: Tensor, sampling_params: SamplingParams, keys: Tensor) -> Tensor:
+    """Sample without top-k among the likeliest tokens; rows in which top-p may take more of them sort all scores."""
+    import torch
+
+    temperature, top_p = sampling_params.temperature, sampling_params.top_p
+    ids = top_ids(logits, NUCLEUS_CANDIDATES, temperature)
+    probabilities = torch.softmax(logits / temperature, dim=-1).gather(1, ids)
+    tokens = _draw(ids, probabilities, top_p, keys)
+    rows = (probabilities.cumsum(dim=-1)[:, -1] < top_p).nonzero().squeeze(1)
+    if len(rows):
+        row_logits = logits[rows]
+        ids = top_ids(row_logits, logits.shape[-1], temperature)
+        tokens[rows] = _draw(ids, torch.softmax(row_logits.gather(1, ids) / temperature, dim=-1), top_p, keys[rows])
+    return tokens
+
+
+def _draw(ids: Tensor, probabilities: Tensor, top_p: float, keys: Tensor) -> Tensor:
+    """Draw one token [B] per row of the smallest set of the first tokens that has the probability `top_p`.
+
+    Args:
+        ids: [B, K] int64, the likeliest first.
+        probabilities: [B, K] float32.
+        top_p: Limit of the sum.
+        keys: [B] int64 from `rng_keys`.
+    """
+    import torch
+
     cumulative = probabilities.cumsum(dim=-1)
-    nucleus = cumulative - probabilities < sampling_params.top_p  # always contains the first token
+    nucleus = cumulative - probabilities < top_p  # always contains the first token
     # take the largest score plus noise: a rounding error in a score changes the token only if two sums are nearly equal
     draws = _uniform(keys[:, None], ids)
     noisy = torch.log(probabilities.double()) - torch.log(-torch.log(draws))
@@ -140,6 +173,8 @@ def top_ids(logits: Tensor, k: int, temperature: float) -> Tensor:
     return ids.gather(1, torch.topk(scores, k, dim=-1).indices)
 
 
+NUCLEUS_CANDIDATES = 128
+"""Tokens among which is drawn without top-k, if they have the probability top-p; they mostly have."""
 TOP_BLOCK, SPARE_BLOCKS = 128, 8
 TIE_STEP = 2.0**-34
 """Subtracted for each id, so that equal scores are ordered in the same way in every batch."""
