@@ -3,7 +3,7 @@
 The output folder itself and the folders above it may be links; a link below could lead anywhere. Opening folder by
 folder costs more than most operations, and those on one file follow each other, so a folder stays open for two
 milliseconds. What replaces it in this time is noticed by the next operation, as if it came a moment later. A folder
-that this process renames or removes is opened anew at once. Source: openat(2).
+that this process renames or removes, or in which something is not found, is opened anew at once. Source: openat(2).
 """
 
 from __future__ import annotations
@@ -108,6 +108,7 @@ class FolderTree:
             else:
                 folder = OpenFolder(os.open(f"{self._prefix}{path}", TRAVERSE_FLAGS))
         except OSError as error:
+            self._folders.clear()
             if error.filename == name:
                 error.filename = f"{self._prefix}{path}"
             raise
@@ -126,9 +127,12 @@ class FolderTree:
             if open_path.startswith(name) and open_path[len(name) : len(name) + 1] in ("", "/"):
                 self._folders.pop(open_path, None)
 
-    def forget_all(self) -> None:
-        """Open every folder anew when it is next needed: a network file system no longer knows what is open."""
-        self._folders.clear()
+    def forget_open(self, path: str) -> None:
+        """Open a folder anew when it is next needed: it may be gone, or a network file system may not know it.
+
+        `path` is its path from the root on.
+        """
+        self._folders.pop(path, None)
 
     def full_path(self, parent: str, name: str) -> str:
         return f"{self._prefix}{parent}/{name}"
@@ -154,8 +158,8 @@ class OpenParent:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._folder = None
         if error is not None and self._parent and isinstance(error, OSError):  # it names the last component only
-            if error.errno == errno.ESTALE:
-                self._tree.forget_all()
+            if error.errno in (errno.ESTALE, errno.ENOENT):
+                self._tree.forget_open(self._parent)
             for attribute in ("filename", "filename2"):
                 name = getattr(error, attribute)
                 if isinstance(name, str) and name in (self._name, self._sibling):

@@ -220,6 +220,12 @@ def test_a_folder_that_was_just_used_is_still_open(tmp_path: Path, monkeypatch: 
     bound_fs.mkdir(state / "sub", 0o777)
     files.write_new(bound_fs, state / "sub" / "new", b"data")
     assert tree(state / "sub") == {"new": b"data"}
+    shutil.rmtree(state / "sub")  # by another process: the first error shows it
+    with pytest.raises(FileNotFoundError):
+        files.write_new(bound_fs, state / "sub" / "new", b"data")
+    bound_fs.mkdir(state / "sub", 0o777)
+    files.write_new(bound_fs, state / "sub" / "new", b"data")
+    assert tree(state / "sub") == {"new": b"data"}
 
 
 # something else where a file should be
