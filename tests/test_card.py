@@ -12,9 +12,12 @@ import pytest
 
 from hymt_batch import code_state, manifest
 from hymt_batch.card import store, text
+from hymt_batch.check import language_id
 from hymt_batch.fs import OS_FS
+from hymt_batch.report import words
 from jobs import __main__ as front
 from tests.fakes.job import run as run_job
+from tests.html_page import Page
 from tests.test_report import translate, write_source
 
 LINES = ("one", "two EMPTY", "three LOOP three")
@@ -149,10 +152,20 @@ def test_a_text_cannot_act_as_markup(value: str, span: str) -> None:
     assert text.code(value) == span
 
 
+@pytest.mark.skipif(not language_id.is_installed(), reason="py3langid is not installed")
+def test_card_and_report_tell_the_rate_of_identified_rows(tmp_path: Path) -> None:
+    words = ["check.flag.identify_share=0.25", "launch.report=true"]
+    assert translate(tmp_path, write_source(tmp_path, *LINES), "check.max_error_rate=1", *words) == 0
+    assert run(tmp_path) == 0
+    report = Page(tmp_path / "out" / "n" / "report.html").text
+    for shown in (text_of(tmp_path), report):
+        assert "the language of 25 % of the rows was identified" in shown
+
+
 def test_the_rate_of_identified_rows_is_told() -> None:
-    assert "script and letters alone" in text.identified({})
-    assert "10 % of the rows" in text.identified({"check.flag.identify_share": 0.1})
-    assert "every row" in text.identified({"check.flag.identify_share": 1.0})
+    assert "script and letters alone" in words.language_rate({})
+    assert "of 10 % of the rows" in words.language_rate({"check.flag.identify_share": 0.1})
+    assert "of each row" in words.language_rate({"check.flag.identify_share": 1.0})
 
 
 def git(folder: Path, *words: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from hymt_batch import languages
 from hymt_batch.manifest import JsonDict
 from hymt_batch.records import plural
-from hymt_batch.report.words import FLAGS, STATUSES
+from hymt_batch.report.words import FLAGS, STATUSES, language_rate
 from hymt_batch.sanitize import escape_line
 
 MAX_FILES = 100
@@ -136,7 +136,7 @@ def _quality(card: JsonDict) -> str:
     flags = [[code(name), _share(n, total), FLAGS.get(name, "")] for name, n in card["flags"].items()]
     lines = ["## Statuses and flags", table(["Status", "Rows", "Meaning"], statuses)]
     lines.append(table(["Flag", "Rows", "Meaning"], flags) if flags else "No row has a flag.")
-    lines.append(identified(card.get("output_settings") or {}))
+    lines.append(language_rate(card.get("output_settings") or {}))
     if card.get("tries"):
         tries = ", ".join(f"{code(step)} {count:,}" for step, count in card["tries"].items())
         lines.append(f"Decoded again, by step: {tries}.")
@@ -146,18 +146,6 @@ def _quality(card: JsonDict) -> str:
             f"{job_pass['replaced']:,} of them are published as it has them. Its identity is in card.json."
         )
     return "\n\n".join(lines)
-
-
-def identified(settings: Mapping[str, Any]) -> str:
-    """Return at what rate the language of rows was identified, by the output settings of the job."""
-    share = float(settings.get("check.flag.identify_share") or 0)
-    if share <= 0:
-        return "The language of rows was judged by script and letters alone (`check.flag.identify_share=0`)."
-    rate = "every row" if share >= 1 else f"{100 * share:g} % of the rows"
-    return (
-        f"Where script and letters leave the language open, {rate} of at least 30 characters had its language "
-        f"identified (`check.flag.identify_share={share:g}`)."
-    )
 
 
 def _evaluation(scores: JsonDict | None) -> str:
