@@ -37,6 +37,7 @@ class EngineEntry:
     in_jobs: bool = False  # True if decode.engine may name it
     auto_on: str = ""  # "cpu" or "gpu": decode.engine=auto selects it there; only for shared draws
     draws: Draws = Draws.shared
+    in_worker: bool = False  # True if jobs run it in worker processes only, since a process of its own may die
     in_benchmark: InBenchmark = InBenchmark.never
     benchmark_rows: str = "max_rows"  # the benchmark's setting that limits its rows
 
@@ -47,6 +48,7 @@ ENGINES: dict[str, EngineEntry] = {
     ),
     # on a GPU, slots has not been run yet
     "generate": EngineEntry(module="hymt_batch.decode.generate", in_jobs=True, auto_on="gpu"),
+    "vllm": EngineEntry(module="hymt_batch.decode.vllm.engine", in_jobs=True, draws=Draws.own, in_worker=True),
     "sorted_generate": EngineEntry(
         module="hymt_batch.bench.baselines.sorted_generate",
         in_benchmark=InBenchmark.default,
