@@ -74,7 +74,9 @@ def test_an_entry_is_all_that_settings_completion_and_the_choice_need(remote: Si
 def test_an_engine_that_does_not_exist_is_refused_with_the_choices() -> None:
     with pytest.raises(UsageError, match=r"decode\.engine=slot is not a choice\. Did you mean decode\.engine=slots"):
         config.load("translate", ["preset=demo", "decode.engine=slot"])
-    with pytest.raises(ConfigError, match=r"decode\.engine=continuous is not an engine.* auto, slots, generate\."):
+    with pytest.raises(
+        ConfigError, match=r"decode\.engine=continuous is not an engine.* auto, slots, generate, vllm\."
+    ):
         DecodeConfig(engine="continuous")
 
 

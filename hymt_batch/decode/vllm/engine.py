@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from hymt_batch.decode import self_check
@@ -21,10 +21,11 @@ from hymt_batch.decode.request import Completion, Request, shared_sampling_param
 from hymt_batch.decode.sampling import GREEDY, SamplingParams
 from hymt_batch.decode.vllm import process, reference
 from hymt_batch.decode.vllm.process import Installed, VllmProcess
-from hymt_batch.device_map.settings import Strategy
+from hymt_batch.device_map.placement import Placement
 from hymt_batch.errors import PreflightError
-from hymt_batch.model import padded_batch
+from hymt_batch.model import attention, padded_batch
 from hymt_batch.model.detect_devices import torch_devices
+from hymt_batch.model.files import ModelFiles
 from hymt_batch.model.load import PreparedModel
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def open_engine(context: EngineContext) -> VllmEngine:
     if context.model is None:
         raise UnsupportedError("the weights have no files that vLLM could read")
     installed = process.probe(context.python)
-    if reason := unsupported_reason(context.model, installed):
+    if reason := unsupported_reason(context.model.files, context.model.placement, installed):
         raise UnsupportedError(reason)
     return VllmEngine(context, context.model, installed)
 
@@ -67,17 +68,16 @@ def describe_draws(python: str | None) -> str:
     return f"{NAME} {process.probe(python).version}"
 
 
-def unsupported_reason(model: PreparedModel, installed: Installed) -> str:
+def unsupported_reason(files: ModelFiles, placement: Placement, installed: Installed) -> str:
     """Return why vLLM cannot run a model as it is placed; empty if it can."""
-    placement = model.placement
     if installed.release < MIN_RELEASE:
         oldest = ".".join(map(str, MIN_RELEASE))
         return f"launch.vllm_python has vLLM {installed.version}, and {oldest} is the oldest that was tried"
-    if model.files.config["model_type"] != "hunyuan_v1_dense":
-        return f"models of type {model.files.config['model_type']} were not tried with it"
-    if model.files.quantisation:
-        return f"weights in the format {model.files.quantisation} were not tried with it"
-    if placement.is_split or placement.strategy is Strategy.manual:
+    if files.config["model_type"] != "hunyuan_v1_dense":
+        return f"models of type {files.config['model_type']} were not tried with it"
+    if files.quantisation:
+        return f"weights in the format {files.quantisation} were not tried with it"
+    if placement.is_split or placement.strategy.value == "manual":
         return (
             f"device_map={placement.strategy.value} gives single layers to devices, which vLLM does not; it needs "
             "device_map=replicate, single or cpu, and a device that holds the whole model"
@@ -85,36 +85,11 @@ def unsupported_reason(model: PreparedModel, installed: Installed) -> str:
     return ""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What vLLM reserves memory for."""
-
-    max_rows: int
-    max_tokens: int  # of keys and values
-    max_length: int  # of a row
-    cache_bytes: int
-
-
-def resolve_limits(model: PreparedModel, max_rows: int | str, max_tokens: int | str, free_bytes: int) -> Limits:
-    """Resolve batch.max_rows and batch.max_tokens.
-
-    With `auto`, a row of the model's whole context fits, if half of the memory is enough for it.
-
-    Args:
-        model: The model.
-        max_rows: The setting batch.max_rows.
-        max_tokens: The setting batch.max_tokens.
-        free_bytes: Memory beside the weights.
-    """
-    bytes_per_token = model.network.cache_bytes_per_token(model.dtype_bytes)
-    vocab_size = model.files.config["vocab_size"]
-    budget = resolve_batch_budget(max_rows, max_tokens, bytes_per_token, vocab_size, free_bytes, model.on_gpu)
-    tokens = budget.max_tokens
-    if max_tokens == "auto":
-        tokens = max(tokens, min(model.max_context, free_bytes // 2 // bytes_per_token))
-    length = min(model.max_context, tokens)
-    # two blocks more: one is half empty, and one is never used
-    return Limits(budget.max_rows, tokens, length, (tokens + 2 * BLOCK_TOKENS) * bytes_per_token)
+def describe_rope(config: Mapping[str, Any], installed: Installed) -> str:
+    """Return how this version of vLLM gets the RoPE of a model, for people."""
+    if installed.release >= ROPE_RELEASE or not folded_rope(config):
+        return "RoPE as the model's config.json says"
+    return f"RoPE with alpha folded into the base, because vLLM before {'.'.join(map(str, ROPE_RELEASE))} misreads it"
 
 
 def folded_rope(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,9 +111,16 @@ class VllmEngine(Engine):
     def __init__(self, context: EngineContext, model: PreparedModel, installed: Installed) -> None:
         self.context, self._model, self._installed = context, model, installed
         self.device = model.placement.device.name
-        self.limits = resolve_limits(
-            model, context.max_rows, context.max_tokens, model.placement.predicted_cache_bytes(torch_devices())
+        self._cache_bytes_per_token = model.network.cache_bytes_per_token(model.dtype_bytes)
+        self.budget = resolve_batch_budget(
+            context.max_rows,
+            context.max_tokens,
+            self._cache_bytes_per_token,
+            model.network.vocab_size,
+            model.placement.predicted_cache_bytes(torch_devices()),
+            model.on_gpu,
         )
+        self.max_length = min(model.max_context, self.budget.max_tokens)  # of a row
         self._process: VllmProcess | None = None
 
     @property
@@ -147,8 +129,8 @@ class VllmEngine(Engine):
             "engine": NAME,
             "stages": 1,
             "capture": self.context.settings.capture,
-            "max_rows": self.limits.max_rows,
-            "max_tokens": self.limits.max_tokens,
+            "max_rows": self.budget.max_rows,
+            "max_tokens": self.budget.max_tokens,
             **{
                 name if name == NAME else f"vllm_{name}": self._installed.versions[name]
                 for name in self._installed.names
@@ -165,9 +147,10 @@ class VllmEngine(Engine):
             "skip_tokenizer_init": True,
             "enable_prefix_caching": False,  # it would change the shapes of prefills, and so the rounding
             "async_scheduling": False,
-            "max_model_len": self.limits.max_length,
-            "max_num_seqs": self.limits.max_rows,
-            "kv_cache_memory_bytes": self.limits.cache_bytes,
+            "max_model_len": self.max_length,
+            "max_num_seqs": self.budget.max_rows,
+            # two blocks more: one may be half empty, and one is never used
+            "kv_cache_memory_bytes": (self.budget.max_tokens + 2 * BLOCK_TOKENS) * self._cache_bytes_per_token,
             "gpu_memory_utilization": 0.5,  # of a GPU that must be free; how much is used is set above
             "enforce_eager": not self.context.settings.capture,
             "disable_log_stats": True,
@@ -177,7 +160,7 @@ class VllmEngine(Engine):
 
     def generate(self, requests: Sequence[Request], check_stop: Callable[[], None]) -> list[Completion]:
         """See `Engine.generate`; the longest rows start first."""
-        fitting = [index for index, request in enumerate(requests) if request.max_length <= self.limits.max_length]
+        fitting = [index for index, request in enumerate(requests) if request.max_length <= self.max_length]
         fitting.sort(key=lambda index: (-requests[index].max_length, index))
         completions = [Completion([], "memory") for _ in requests]
         if fitting:
@@ -232,7 +215,7 @@ class VllmEngine(Engine):
         """
         prompts = padded_batch.prompts(self.context.tokenizer)
         expected = reference.answers(self._model, prompts, check_stop)
-        requests = [Request(ids, reference.NUM_TOKENS, 0, GREEDY) for ids in prompts]
+        requests = [Request(ids, attention.NUM_TOKENS, 0, GREEDY) for ids in prompts]
         answers = self._decode(requests, GREEDY, (), check_stop, lambda rows, tokens: None)
         dtype, stop_ids = self._model.dtype, self.context.tokenizer.stop_ids
         equal = 0

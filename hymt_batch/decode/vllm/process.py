@@ -162,6 +162,10 @@ class VllmProcess:
         self._pipe = Connection(ours.detach())
         self._send(dict(options))
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def wait_until_ready(self, check_stop: Callable[[], None]) -> None:
         """Return once the model is loaded.
 

@@ -25,11 +25,10 @@ from hymt_batch.model import attention, hashes, padded_batch
 from hymt_batch.model.load import PreparedModel
 
 VERSION = 1
-NUM_TOKENS = attention.NUM_TOKENS
 POLL_S = 0.5
 
 Answers = list[list[tuple[int, float]]]
-"""For each prompt NUM_TOKENS greedy tokens, also those after an end token, each with its log-probability."""
+"""For each prompt attention.NUM_TOKENS greedy tokens, also those after an end token, each with its log-probability."""
 
 
 def answers(model: PreparedModel, prompts: Sequence[Sequence[int]], check_stop: Callable[[], None]) -> Answers:
@@ -46,7 +45,7 @@ def answers(model: PreparedModel, prompts: Sequence[Sequence[int]], check_stop: 
     path = _cache_path(model, prompts)
     with contextlib.suppress(OSError, ValueError, TypeError):
         kept = [[(int(token), float(logprob)) for token, logprob in row] for row in json.loads(path.read_bytes())]
-        if len(kept) == len(prompts) and all(len(row) == NUM_TOKENS for row in kept):
+        if len(kept) == len(prompts) and all(len(row) == attention.NUM_TOKENS for row in kept):
             return kept
     computed = _run_program(model, prompts, check_stop)
     with contextlib.suppress(OSError):  # without a cache, they are computed again
@@ -119,7 +118,7 @@ def compute(model: PreparedModel, prompts: Sequence[Sequence[int]]) -> Answers:
     batch = padded_batch.PaddedBatch(hymt.network, prompts, hymt.tokenizer.pad_id, hymt.device)
     rows: Answers = [[] for _ in prompts]
     with torch.inference_mode(), attention.use_math_attention(hymt.network):
-        for _ in range(NUM_TOKENS):
+        for _ in range(attention.NUM_TOKENS):
             logprobs = torch.log_softmax(batch.next_logits(), dim=-1).max(dim=-1)
             for row, token, logprob in zip(rows, logprobs.indices.tolist(), logprobs.values.tolist(), strict=True):
                 row.append((token, logprob))
