@@ -26,7 +26,7 @@ from hymt_batch.decode.vllm.engine import VllmEngine
 from hymt_batch.decode.vllm.process import Installed, VllmProcess, probe
 from hymt_batch.doctor import preflight, vllm
 from hymt_batch.doctor.finding import Level
-from hymt_batch.errors import DeviceError, PreflightError, StoppedError
+from hymt_batch.errors import DeviceError, PreflightError, StoppedError, UsageError
 from hymt_batch.run import identity
 from tests.fakes.engine import make_context
 from tests.fakes.model import Model
@@ -206,6 +206,16 @@ def test_the_identity_of_a_job_that_may_sample_has_version_and_device(python: st
 
     assert drawn_by() == "vllm 0.32.0 on GPU of a kind"
     assert drawn_by("check.code_ladder=[]") is None
+
+
+@pytest.mark.parametrize(
+    "word", ["decode.temperature=2.5", "decode.temperature=0.001", "model.sampling.temperature=3.0"]
+)
+def test_a_temperature_that_vllm_would_refuse_or_change_is_refused_at_once(word: str) -> None:
+    words = ["preset=demo", "decode=recommended", word]
+    config.load("translate", words)
+    with pytest.raises(UsageError, match=rf"{word} is not from 0\.01 to 2"):
+        config.load("translate", [*words, "decode.engine=vllm"])
 
 
 PLACED = SimpleNamespace(

@@ -24,7 +24,7 @@ from hymt_batch.decode.vllm import engine as vllm_engine
 from hymt_batch.decode.vllm.engine import VllmEngine
 from hymt_batch.demo import grammar
 from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
-from hymt_batch.errors import DeviceError, ExitCode, PreflightError, StoppedError
+from hymt_batch.errors import ExitCode, PreflightError, StoppedError
 from hymt_batch.model import prepare
 from hymt_batch.model.load import PreparedModel
 from hymt_batch.model.settings import Dtype, ModelConfig
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.skipif(not PYTHON, reason="VLLM_PYTHON names no interpr
 NUM = 200
 PATIENCE_S = 300.0  # a busy machine
 PROGRAM = [str(Path(sys.executable).with_name("hymt-batch"))]
-SAMPLING = SamplingParams(True, 3.0, 1.0, 0, 1.05)
+SAMPLING = SamplingParams(True, 2.0, 1.0, 0, 1.05)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -193,13 +193,12 @@ def test_bfloat16_agrees_with_the_reference_and_translates(cache: Path) -> None:
     assert len(list(cache.glob("reference-*.json"))) >= 1
 
 
-@pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
-def test_a_wrong_rope_is_refused(monkeypatch: pytest.MonkeyPatch, dtype: Dtype) -> None:
+def test_a_wrong_rope_is_refused_even_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
     monkeypatch.setattr(vllm_engine, "folded_rope", lambda config: wrong)
     monkeypatch.setattr(vllm_engine, "ROPE_RELEASE", (1000,))
     with pytest.raises(PreflightError, match="does not give the tokens of the reference") as refused:
-        opened(prepared(dtype), "vllm")
+        opened(prepared(Dtype.bfloat16), "vllm")
     assert refused.value.id == "E27"
 
 
@@ -222,16 +221,6 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-
-
-def test_a_dead_vllm_is_an_error_of_the_device(model: PreparedModel, tokenizer: Tokenizer) -> None:
-    engine = opened(model, "vllm")
-    assert isinstance(engine, VllmEngine)
-    assert engine._process is not None
-    os.kill(engine._process.pid, signal.SIGKILL)
-    with pytest.raises(DeviceError, match="vLLM's process ended by SIGKILL"):
-        run(engine, requests_of(tokenizer, "fr", 4, GREEDY))
-    engine.close()
 
 
 def test_a_job_survives_the_death_of_vllm_a_drain_and_a_kill(tmp_path: Path) -> None:
@@ -271,7 +260,7 @@ def test_a_job_survives_the_death_of_vllm_a_drain_and_a_kill(tmp_path: Path) -> 
     job.kill()
     job.wait()
     wait_for(lambda: vllm_processes() == [])
-    assert start().wait(PATIENCE_S) == ExitCode.OK
+    assert start().wait(PATIENCE_S) == ExitCode.COMPLETE
     subprocess.run([*PROGRAM, "translate", *words, "name=slots"], check=True, stdin=subprocess.DEVNULL)
     translated = (tmp_path / "out" / "vllm" / "translated" / "in.txt").read_bytes()
     assert translated == (tmp_path / "out" / "slots" / "translated" / "in.txt").read_bytes()

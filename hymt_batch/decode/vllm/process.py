@@ -15,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,9 @@ class Installed:
         return [name for name in ("vllm", "torch", "transformers") if name in self.versions]
 
 
+@cache
 def probe(python: str | None) -> Installed:
-    """Return what launch.vllm_python has; imports none of it.
+    """Return what launch.vllm_python has; imports none of it, and asks it once in this process.
 
     Raises:
         PreflightError: It is not set, cannot be started, or has no vLLM (A19).
