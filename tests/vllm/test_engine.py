@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from hymt_batch.decode.sampling import GREEDY, SamplingParams, row_seed
 from hymt_batch.decode.settings import DecodeConfig
 from hymt_batch.decode.vllm import engine as vllm_engine
 from hymt_batch.decode.vllm.engine import VllmEngine
+from hymt_batch.decode.vllm.process import VllmProcess
 from hymt_batch.demo import grammar
 from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
 from hymt_batch.errors import ExitCode, PreflightError, StoppedError
@@ -200,6 +202,33 @@ def test_a_wrong_rope_is_refused_even_in_bfloat16(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(PreflightError, match="does not give the tokens of the reference") as refused:
         opened(prepared(Dtype.bfloat16), "vllm")
     assert refused.value.id == "E27"
+
+
+def test_a_row_whose_logits_are_not_finite_is_named_and_no_other_is_lost(
+    tmp_path: Path, vllm: VllmEngine, tokenizer: Tokenizer
+) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder, bad_token = tmp_path / "model", 700
+    shutil.copytree(vllm.options["model"], folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()  # a prompt with the token is bad, no other
+    weights["model.embed_tokens.weight"][bad_token] = torch.nan
+    save_file(weights, folder / "model.safetensors")
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**settings, "tie_word_embeddings": False}), encoding="utf-8")
+    process = VllmProcess(PYTHON, {**vllm.options, "model": str(folder)}, 1)
+    try:
+        process.wait_until_ready(lambda: None)
+        for params in (GREEDY, SAMPLING):
+            start = tokenizer.prefix[0]
+            rows = [([start, 5, 6], 5, 1), ([start, bad_token, 9], 5, 1), ([start, 7, 8], 5, 1)]
+            call = {"rows": rows, "sampling": asdict(params), "stop_ids": [], "stop_loops": False}
+            answers = process.decode(call, lambda: None, lambda rows, tokens: None)
+            assert [reason for _, reason, _, _ in answers] == ["length", "non_finite", "length"]
+    finally:
+        process.close()
 
 
 def vllm_processes() -> list[int]:
