@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from hymt_batch import config, manifest
-from hymt_batch.errors import ConfigError
+from hymt_batch.decode.request import Completion
+from hymt_batch.errors import ConfigError, ExitCode
 from hymt_batch.fs import OS_FS
 from hymt_batch.run import preparation, stored_settings
 from hymt_batch.shard import ShardConfig, format_units, parse_units
@@ -34,6 +35,7 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder, self.out, self.decoded = folder, folder / "out", 0
         self.on_decode: Callable[[], None] = lambda: None
+        self.healed = True  # False: row 7 has no translation
         self.source = folder / "in"
         self.source.mkdir()
 
@@ -72,7 +74,12 @@ class Cluster:
         def decode(requests: Any, check_stop: Any) -> Any:
             self.decoded += len(requests)
             self.on_decode()
-            return engine.upper(requests, check_stop)
+            texts = [bytes(request.prompt_ids[1:-1]) for request in requests]
+            done = zip(texts, engine.upper(requests, check_stop), strict=True)
+            return [
+                Completion([], "stop") if b"row 007" in text and not self.healed else completion
+                for text, completion in done
+            ]
 
         with fake_job.installed(decode):
             return front.main(words)
@@ -115,6 +122,30 @@ def test_tasks_and_a_merge_publish_the_bytes_of_one_process(cluster: Cluster) ->
     decoded = cluster.decoded
     assert (cluster.translate(), cluster.inspect("merge"), cluster.task("0")) == (0, 0, 0)
     assert cluster.decoded == decoded
+
+
+def test_rows_of_a_merged_job_are_decoded_again_and_its_verbs_find_it_complete(cluster: Cluster) -> None:
+    for index in range(3):  # a run of small files is one unit
+        cluster.lines(f"b{index}.txt", 3)
+    cluster.healed = False
+    settings = ("check.max_error_rate=1",)
+    assert cluster.prepare(*settings) == 0
+    assert cluster.inspect("retry") == ExitCode.MISSING, "it is not merged"
+    for index in range(cluster.plan().num_units):
+        assert cluster.task(str(index), *settings) == 0
+    assert cluster.inspect("retry") == ExitCode.MISSING, "it is not merged"
+    assert cluster.inspect("merge") == 0
+    lines = cluster.published()["translated/a.txt"].split(b"\n")
+    assert lines[7:9] == [b"", b"ROW 008 OF A.TXT"]
+    cluster.healed, cluster.decoded = True, 0
+    assert cluster.inspect("retry", "launch.progress=off", "decode=recommended", "seed=1") == 0
+    assert cluster.decoded == 1
+    healed = cluster.published()
+    assert healed["translated/a.txt"].split(b"\n") == [*lines[:7], b"ROW 007 OF A.TXT", *lines[8:]]
+    assert cluster.inspect("verify") == 0
+    ends = [cluster.inspect("missing"), cluster.inspect("merge"), cluster.task("0", *settings)]
+    ends += [cluster.prepare(*settings), cluster.translate(*settings), cluster.inspect("retry")]
+    assert (set(ends), cluster.decoded, cluster.published()) == ({0}, 1, healed)
 
 
 def test_rows_with_several_texts_and_other_encodings_are_read_up_to_their_shard(cluster: Cluster) -> None:
