@@ -89,16 +89,16 @@ class TaskOutput(JobOutput):
             InputChangedError: The list of inputs is another one.
         """
         fs = fs.within(folder)
-        path_check.check_state(fs, folder)
-        job, changed = ownership.inspect_folder(fs, folder, requested)
-        if changed is not None:
-            raise changed
-        if job is None or job.identity_sha256 != task.plan.identity_sha256:
-            raise IdentityError(
-                f"the plan of {folder} is not that of the job in it",
-                fix="Run `hymt-batch prepare` again: what is translated is kept.",
-            )
         try:
+            path_check.check_state(fs, folder)
+            job, changed = ownership.inspect_folder(fs, folder, requested)
+            if changed is not None:
+                raise changed
+            if job is None or job.identity_sha256 != task.plan.identity_sha256:
+                raise IdentityError(
+                    f"the plan of {folder} is not that of the job in it",
+                    fix="Run `hymt-batch prepare` again: what is translated is kept.",
+                )
             output = cls(OpenedFolder(folder, job, requested, access, config, fs), task)
             output._open_units = [unit for unit in output._open_units if not output._finish_if_committed(unit)]
             return output
