@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from hymt_batch import config, manifest
 from hymt_batch.decode.request import Completion
 from hymt_batch.errors import ConfigError, ExitCode
-from hymt_batch.fs import OS_FS
+from hymt_batch.fs import OS_FS, OsFs
 from hymt_batch.run import preparation, stored_settings
 from hymt_batch.shard import ShardConfig, format_units, parse_units
 from hymt_batch.write import claim, lease_holder, shard_plan
@@ -518,3 +519,42 @@ def test_a_list_of_shards_is_understood(value: Any, units: list[int]) -> None:
 def test_what_is_no_list_of_shards_is_refused(value: Any) -> None:
     with pytest.raises(ConfigError):
         ShardConfig(index=value)
+
+
+def test_no_task_lists_what_grows_with_the_job(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`.hymt` has a folder a file, and `.hymt/f<id>` a record a shard: others list them a few times a run at most."""
+    cluster.write("many-shards.txt", b"".join(b"row %03d %s\n" % (row, b"x" * 700) for row in range(100)))
+    for index in range(20):
+        cluster.lines(f"small{index}.txt", 1)
+    listed: list[str] = []
+    list_folder = OsFs.listdir
+
+    def listdir(self: OsFs, path: Path) -> list[str]:
+        listed.append(os.path.relpath(path, cluster.out / "job"))
+        return list_folder(self, path)
+
+    def num_listings(run: Callable[[], int], folder: str) -> int:
+        listed.clear()
+        assert run() == 0
+        return listed.count(folder)
+
+    assert cluster.prepare() == 0
+    monkeypatch.setattr(OsFs, "listdir", listdir)
+    (file_id,) = {file.input.file_id for file in cluster.plan().files if file.input.rel == "many-shards.txt"}
+    for folder in (".hymt", f".hymt/f{file_id}"):
+        assert num_listings(lambda: cluster.task(f"0-{cluster.plan().num_units - 1}"), folder) == 0
+        assert num_listings(lambda: cluster.inspect("missing"), folder) == 0
+    merge = partial(cluster.inspect, "merge")
+    assert num_listings(merge, ".hymt") <= 12
+    assert listed.count(f".hymt/f{file_id}") <= 8
+
+
+def test_tasks_of_an_update_decode_changed_rows_only(cluster: Cluster) -> None:
+    assert cluster.translate() == 0
+    data = (cluster.source / "a.txt").read_bytes().replace(b"row 003", b"a new row").replace(b"row 020 of a.txt\n", b"")
+    cluster.write("a.txt", data)
+    cluster.decoded = 0
+    assert cluster.prepare("on_input_change=update") == 0
+    assert cluster.task(f"0-{cluster.plan().num_units - 1}") == 0
+    assert (cluster.decoded, cluster.inspect("merge"), cluster.inspect("verify")) == (1, 0, 0)
+    assert cluster.published()["translated/a.txt"] == data.upper()
