@@ -201,6 +201,15 @@ def remove(fs: Fs, path: Path) -> None:
                 fs.unlink(path)
 
 
+def sync_if_any(fs: Fs, folder: Path) -> None:
+    """Sync a folder, if there is one. A network file system may not find a folder that is there: it looks twice."""
+    try:
+        fs.fsync_dir(folder)
+    except FileNotFoundError:
+        if stat_or_none(fs, folder) is not None:
+            fs.fsync_dir(folder)
+
+
 def hash_file(fs: Fs, path: Path) -> tuple[int, str]:
     """Return size in bytes and sha256 of a file, in bounded memory."""
     sha, size = hashlib.sha256(), 0
@@ -306,6 +315,8 @@ def publish(fs: Fs, tmp: Path, final: Path) -> bool:
             return True
         if tmp_stat is not None and isinstance(error, FileExistsError):
             return False  # another process removed it since: it has published the shard
+        if tmp_stat is None:
+            raise FileNotFoundError(errno.ENOENT, "another process removed it", str(tmp)) from error
         raise
 
 

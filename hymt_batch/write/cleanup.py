@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -39,6 +39,7 @@ def discard_inputs(
     fs: Fs,
     folder: Path,
     inputs: Sequence[Input],
+    check_lease: Callable[[], None],
     replaced_paths: Mapping[str, Sequence[str]] = MappingProxyType({}),
     paths_in_use: Collection[str] = (),
     updated: Collection[str] = (),
@@ -51,6 +52,7 @@ def discard_inputs(
         fs: The file system.
         folder: The output folder.
         inputs: The inputs to remove.
+        check_lease: Raises if this process must not write any more; called before each file is removed.
         replaced_paths: File id -> earlier paths of its output; see `manifest.JobRecord`.
         paths_in_use: Output paths of the job's other inputs, which are not removed.
         updated: File ids of inputs that are made anew: what is in use of theirs and their closed generations stay.
@@ -72,6 +74,7 @@ def discard_inputs(
         ]
         for name in names:
             set_aside.preserve_foreign(fs, folder, name, own_sha256s, DurableFolders(fs, folder).ensure)
+        check_lease()
         paths = [manifest.translated_path(folder, name) for name in names]
         for path in (*paths, *manifest.list_paths(folder, input.rel).values()):
             remove(fs, path)
@@ -81,6 +84,7 @@ def discard_inputs(
     for path in sorted({_existing(fs, folder, parent) for parent in parents}):
         fs.fsync_dir(path)
     for input in inputs:
+        check_lease()
         remove_file_state(fs, manifest.file_state_folder(folder, input.file_id))
         if input.file_id not in updated:
             remove_file_state(fs, manifest.closed_state_folder(folder, input.file_id))
@@ -101,15 +105,17 @@ def _existing(fs: Fs, folder: Path, path: Path) -> Path:
     return path
 
 
-def wipe(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
+def wipe(fs: Fs, folder: Path, inputs: Sequence[Input], check_lease: Callable[[], None]) -> None:
     """Remove a job from its folder; `job.json` last, so that after a kill the folder still belongs to the old job."""
     job: Any = None
     with contextlib.suppress(StateDamagedError):
         job = manifest.read_job(fs, folder)
     if stat_or_none(fs, folder / "manifest.json") or job is not None or file_state_folders(fs, folder):
         log.warning("overwrite folder=%s", folder.name)
-    discard_inputs(fs, folder, [*(job.inputs if job else ()), *inputs], job.replaced_paths if job else {})
+    removed = [*(job.inputs if job else ()), *inputs]
+    discard_inputs(fs, folder, removed, check_lease, job.replaced_paths if job else {})
     for file_state in file_state_folders(fs, folder):
+        check_lease()
         remove_file_state(fs, file_state)
     passes.discard_all(fs, folder)
     remove(fs, manifest.state_folder(folder) / "job.json")

@@ -21,7 +21,12 @@ log = logging.getLogger(__name__)
 
 
 def take_inputs(
-    fs: Fs, folder: Path, job: JobRecord, requested: JobRecord, keep: Callable[[str], None] | None
+    fs: Fs,
+    folder: Path,
+    job: JobRecord,
+    requested: JobRecord,
+    keep: Callable[[str], None] | None,
+    check_lease: Callable[[], None],
 ) -> JobRecord:
     """Give the job of a folder the requested inputs, and return it; what was made of others is removed.
 
@@ -31,6 +36,7 @@ def take_inputs(
         job: Its job.
         requested: The job of this run.
         keep: Keeps an output, given by its path below translated/, before it is removed; None to keep none.
+        check_lease: Raises if this process must not write any more.
     """
     wanted = {input.rel: input for input in requested.inputs}
     reread = {input.rel for input in read_differently(job.inputs, requested.inputs)}
@@ -51,7 +57,7 @@ def take_inputs(
         for out_rel in lost_outputs:
             keep(out_rel)
     paths_in_use = frozenset(input.out_rel for input in requested.inputs)
-    discard_inputs(fs, folder, removed, job.replaced_paths, paths_in_use, updated)
+    discard_inputs(fs, folder, removed, check_lease, job.replaced_paths, paths_in_use, updated)
     changed = {input.rel for input in removed}
     units = file_units.regroup(requested.inputs, job.inputs, job.units, job.identity, changed)
     job = replace(job, inputs=requested.inputs, formats=requested.formats, units=units)

@@ -410,6 +410,7 @@ def _open_job(
         lambda job: _check_change(fs, folder, job, requested, access, config),
         update.begin,
         update.keep_removed,
+        check_lease,
     )
     if requested.accepts_changes:
         job = _separate_changed_files(fs, folder, job, requested.job.inputs, access)

@@ -256,6 +256,7 @@ def create_or_open_job(
     check_change: Callable[[JobRecord], None],
     begin_update: Callable[[JobRecord], JobRecord],
     keep_removed: Callable[[str], None] | None,
+    check_lease: Callable[[], None],
 ) -> JobRecord:
     """Create the folder's `job.json`, or open it if it exists; with `overwrite`, wipe the folder first.
 
@@ -271,7 +272,7 @@ def create_or_open_job(
         InputChangedError: The list of inputs differs, and on_input_change is neither "redo" nor "update".
     """
     if requested.overwrite:
-        wipe(fs, folder, requested.job.inputs)
+        wipe(fs, folder, requested.job.inputs, check_lease)
     while True:
         existing_job, problem = inspect_folder(fs, folder, requested)
         if problem is not None and not requested.accepts_changes:
@@ -293,4 +294,4 @@ def create_or_open_job(
             job = output_settings.change(fs, folder, job, requested.job)
         if problem is None:
             return job
-        return input_list.take_inputs(fs, folder, job, requested.job, keep_removed)
+        return input_list.take_inputs(fs, folder, job, requested.job, keep_removed, check_lease)

@@ -23,6 +23,7 @@ from hymt_batch.write.part import PartHeader
 from hymt_batch.write.quarantine import quarantine
 from hymt_batch.write.segment_run import RunHeader
 from hymt_batch.write.state_file import StateFileDamagedError
+from hymt_batch.write.synced_names import SyncedNames
 
 T = TypeVar("T")
 H = TypeVar("H", PartHeader, RunHeader)
@@ -86,7 +87,7 @@ class PartReader:
         self._verified: dict[
             tuple[str, int], dict[int, VerifiedPart]
         ] = {}  # (file_id, shard index) -> part index -> part
-        self._synced_folders: set[Path] = set()
+        self._synced = SyncedNames(fs)
 
     def path(self, file_id: str, shard_index: int, part_index: int) -> Path:
         file_state = manifest.file_state_folder(self._folder, file_id)
@@ -106,9 +107,7 @@ class PartReader:
             quarantine(self._fs, self._folder, path, str(damage))
             return None
         if header_and_rows is not None:
-            if path.parent not in self._synced_folders:  # its writer may have died before this fsync
-                self._fs.fsync_dir(path.parent)
-                self._synced_folders.add(path.parent)
+            self._synced.ensure(path)
             header = header_and_rows[0]
             verified_part = VerifiedPart(header.shard, header.num_parts, header.rows_digest)
             self._verified.setdefault((file_id, shard_index), {})[part_index] = verified_part
@@ -129,8 +128,7 @@ class PartReader:
     def invalidate_shard(self, file_id: str, shard_index: int, parts_folder: Path) -> None:
         """Forget all parts of a shard."""
         self._verified.pop((file_id, shard_index), None)
-        if self._synced_folders:
-            self._synced_folders.discard(parts_folder)
+        self._synced.forget(parts_folder)
 
     def read(self, path: Path, file_id: str, shard_index: int, part_index: int) -> tuple[PartHeader, list[Row]] | None:
         """Read and verify a part without changing anything.

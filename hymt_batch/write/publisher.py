@@ -7,7 +7,6 @@ Explained in docs/architecture.md.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from hymt_batch import manifest
 from hymt_batch.errors import MissingError, StoppedError
-from hymt_batch.fs import has_content, remove, stat_or_none, write_atomic
+from hymt_batch.fs import has_content, remove, stat_or_none, sync_if_any, write_atomic
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import Document, Input, Row, Shard, ShardRecord, SkippedFile, plural
@@ -360,8 +359,7 @@ class Publisher:
                 for input in self._inputs:  # the names of all files must be durable before the manifest is
                     self._fs.fsync_dir(manifest.file_state_folder(self._folder, input.file_id))
                 for folder in sorted(self._published_folders()):
-                    with contextlib.suppress(FileNotFoundError):  # no file has a list of rows there
-                        self._fs.fsync_dir(folder)
+                    sync_if_any(self._fs, folder)  # perhaps no file has a list of rows there
                 self._check_lease()
                 contents = manifest_contents.build(self._job, self.file_records(), skipped)
                 write_atomic(self._fs, self._folder / "manifest.json", contents)

@@ -21,6 +21,7 @@ from hymt_batch.write.quarantine import quarantine
 from hymt_batch.write.row_record import RecordContents, RecordHeader, ShardRows
 from hymt_batch.write.state_file import StateFileDamagedError
 from hymt_batch.write.storage import DurableFolders
+from hymt_batch.write.synced_names import SyncedNames
 
 T = TypeVar("T")
 
@@ -32,7 +33,7 @@ class RecordStore:
         self._fs, self._folder, self._identity = fs, folder, identity
         self.folders = DurableFolders(fs, folder)  # shared with the parts, which are in the same folders
         self._last: tuple[str, ShardRows] | None = None  # id of a file, and what was recorded last
-        self._synced_files: set[str] = set()  # ids of files whose folder was synced after a record was found there
+        self._synced = SyncedNames(fs)
 
     def path(self, file_id: str, shard_index: int) -> Path:
         return manifest.file_state_folder(self._folder, file_id) / row_record.record_name(shard_index)
@@ -66,9 +67,8 @@ class RecordStore:
         except StateFileDamagedError as damage:
             quarantine(self._fs, self._folder, path, str(damage))
             return None
-        if loaded is not None and file_id not in self._synced_files:  # its writer may have died before this fsync
-            self._fs.fsync_dir(path.parent)
-            self._synced_files.add(file_id)
+        if loaded is not None:
+            self._synced.ensure(path)
         return loaded
 
     def read(self, file_id: str, shard_index: int) -> tuple[RecordHeader, RecordContents] | None:
@@ -146,7 +146,7 @@ class RecordStore:
                 remove(self._fs, tmp)
 
         is_ours = with_retries(f"the rows of shard {shard.index} of f{file_id}", attempt)
-        self._synced_files.add(file_id)
+        self._synced.add(path)
         return is_ours
 
     def remove_beyond(self, file_id: str, num_shards: int) -> None:

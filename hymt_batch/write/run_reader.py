@@ -20,6 +20,7 @@ from hymt_batch.write.part_reader import read_part_file
 from hymt_batch.write.quarantine import quarantine
 from hymt_batch.write.segment_run import RunHeader, RunSegment
 from hymt_batch.write.state_file import StateFileDamagedError
+from hymt_batch.write.synced_names import SyncedNames
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class RunReader:
 
     def __init__(self, fs: Fs, folder: Path, identity: str) -> None:
         self._fs, self._folder, self._identity = fs, folder, identity
-        self._synced_folders: set[Path] = set()
+        self._synced = SyncedNames(fs)
 
     def path(self, file_id: str, shard_index: int, part_index: int, run_index: int) -> Path:
         return self._shard_folder(file_id, shard_index) / parts.run_name(part_index, run_index)
@@ -63,12 +64,11 @@ class RunReader:
         except StateFileDamagedError as damage:
             quarantine(self._fs, self._folder, path, str(damage))
             return None
-        if loaded is not None and path.parent not in self._synced_folders:  # its writer may have died before this fsync
+        if loaded is not None:
             try:
-                self._fs.fsync_dir(path.parent)
+                self._synced.ensure(path)
             except FileNotFoundError:  # another process joined the row and finished its shard
                 return None
-            self._synced_folders.add(path.parent)
         return loaded
 
     def read(
@@ -113,4 +113,4 @@ class RunReader:
         return {key.row_index: bytes.fromhex(key.row_digest) for key in keys}
 
     def forget_shard(self, file_id: str, shard_index: int) -> None:
-        self._synced_folders.discard(self._shard_folder(file_id, shard_index))
+        self._synced.forget(self._shard_folder(file_id, shard_index))

@@ -56,7 +56,6 @@ from hymt_batch.write.committed_rows import CommittedRows
 from hymt_batch.write.job_output import JobOutput
 from hymt_batch.write.open_files import OpenFiles
 from hymt_batch.write.output import Output
-from hymt_batch.write.part_reader import PartReader
 from hymt_batch.write.part_store import PartStore
 from hymt_batch.write.pass_output import PassOutput
 from hymt_batch.write.pass_rows import PassRows
@@ -67,6 +66,7 @@ from hymt_batch.write.row_record import RecordContents
 from hymt_batch.write.run_store import RowSegments, RunStore
 from hymt_batch.write.shard_plan import PlannedUnit, ShardPlan
 from hymt_batch.write.storage import DurableFolders
+from hymt_batch.write.synced_names import SyncedNames
 from hymt_batch.write.task_output import TaskOutput
 from hymt_batch.write.unit_progress import UnitProgress
 from tests.fakes import upper
@@ -194,17 +194,7 @@ def _() -> Any:
 
 @mutant("an existing part counts as durable without a sync")
 def _() -> Any:
-    original = PartReader.load
-
-    class All(set[Path]):
-        def __contains__(self, path: object) -> bool:
-            return True
-
-    def load(self: PartReader, *rest: Any) -> Any:
-        self._synced_folders = All()
-        return original(self, *rest)
-
-    return patched((PartReader, "load", load))
+    return patched((SyncedNames, "ensure", lambda self, path: None))
 
 
 @mutant("the names of published files are not synced before the manifest")
@@ -781,9 +771,10 @@ def _() -> Any:
 def _() -> Any:
     original = input_list.take_inputs
 
-    def take_inputs(fs: Any, folder: Path, job: Any, requested: Any, keep: Any) -> Any:
+    def take_inputs(*given: Any) -> Any:
+        *others, keep, check_lease = given
         late: list[str] = []
-        taken = original(fs, folder, job, requested, keep and late.append)
+        taken = original(*others, keep and late.append, check_lease)
         for out_rel in late:
             keep(out_rel)
         return taken

@@ -117,6 +117,7 @@ def a_unit_redone(folder: Path, rng: random.Random) -> World:
     world = replace(old, inputs=inputs, documents=documents, options={"on_input_change": "redo"}, goes_on=True)
     part_way(old.start, old, rng.choice([1000, 60, 100, 130]))
     world.older = final_bytes(old.start)
+    world.start = old.start.after_power_loss("whole", (True,) * 99)  # what it has of the old job decides the units
     return world
 
 
