@@ -541,8 +541,11 @@ def test_no_task_lists_what_grows_with_the_job(cluster: Cluster, monkeypatch: py
     assert cluster.prepare() == 0
     monkeypatch.setattr(OsFs, "listdir", listdir)
     (file_id,) = {file.input.file_id for file in cluster.plan().files if file.input.rel == "many-shards.txt"}
+    all_shards = f"0-{cluster.plan().num_units - 1}"
+    for most in (0, 1):  # the second time, the task finds records that an earlier process may not have synced
+        assert num_listings(lambda: cluster.task(all_shards), ".hymt") == 0
+        assert listed.count(f".hymt/f{file_id}") <= most
     for folder in (".hymt", f".hymt/f{file_id}"):
-        assert num_listings(lambda: cluster.task(f"0-{cluster.plan().num_units - 1}"), folder) == 0
         assert num_listings(lambda: cluster.inspect("missing"), folder) == 0
     merge = partial(cluster.inspect, "merge")
     assert num_listings(merge, ".hymt") <= 12
