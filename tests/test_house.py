@@ -129,6 +129,7 @@ HEAVY = {
     "gguf": "bench/baselines/gguf_file.py",
     "ctranslate2": "bench/baselines/ctranslate.py",
     "ray": "launch/ray_cluster.py",
+    "vllm": "decode/vllm/server.py",
     "hydra": "config.py",
     "omegaconf": "config.py",
 }

@@ -168,6 +168,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "launch.samples": "0",
     "launch.num_threads": "2",
     "launch.workers": "2",
+    "launch.vllm_python": "python3",
     "shard.index": "0-3",
     "shard.per_task": "4",
     "tracking.tracker": "csv",

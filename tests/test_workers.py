@@ -469,7 +469,7 @@ def test_a_worker_whose_parent_died_before_it_started_exits() -> None:
 def test_a_worker_ignores_stop_signals_from_its_start() -> None:
     program = "import signal; print(*(int(signal.getsignal(n) is signal.SIG_IGN) for n in (2, 10, 15)))"
     command = child_process.die_with_parent_command(
-        [sys.executable, "-c", program], ignored_signals=worker_process.IGNORED_SIGNALS
+        [sys.executable, "-c", program], ignored_signals=child_process.IGNORED_SIGNALS
     )
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "1 1 1\n"
 

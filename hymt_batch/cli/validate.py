@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hymt_batch import languages
 from hymt_batch.cli import job_name
+from hymt_batch.decode import registry as engines
 from hymt_batch.decode.registry import Draws
 from hymt_batch.decode.settings import Method
 from hymt_batch.errors import ConfigError
@@ -123,6 +124,7 @@ def _check_sampling(job: TranslateJob | PlanJob | DoctorJob) -> None:
                     f"decode.{key}={value} has no effect with decode.method=greedy",
                     fix=f"Add decode=recommended to sample, or set decode.{key}=null.",
                 )
+    _check_temperatures(job)
     if decode.draws is not Draws.none:
         return
     if check.retry.max_attempts > 1:
@@ -138,6 +140,19 @@ def _check_sampling(job: TranslateJob | PlanJob | DoctorJob) -> None:
             f"the step retry of check.code_ladder samples, which decode.engine={engine} cannot",
             fix=f"Set check.code_ladder=[{','.join(steps)}], or decode.engine=auto.",
         )
+
+
+def _check_temperatures(job: TranslateJob | PlanJob | DoctorJob) -> None:
+    """Refuse a temperature that the engine would refuse, or change, in the middle of the job."""
+    smallest, largest = engines.temperatures_of(job.decode.engine)
+    keys = {"decode.temperature": job.decode.temperature, "model.sampling.temperature": job.model.sampling.temperature}
+    for key, value in keys.items():
+        if value is not None and not smallest <= value <= largest:
+            raise ConfigError(
+                f"{key}={value} is not from {smallest:g} to {largest:g}",
+                why=f"decode.engine={job.decode.engine} samples with no other temperature",
+                fix=f"Set {key}={min(max(value, smallest), largest):g}, or decode.engine=auto.",
+            )
 
 
 def _check_task(job: TranslateJob | PlanJob | DoctorJob) -> None:
