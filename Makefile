@@ -16,7 +16,8 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-vllm test checks test-random test-report test-kernels test-slurm test-ray test-vllm \
 	test-floor check format faults faults-quick matrix memory scale draining overhead gpu-counts gpu-wheels gpu-dry-run \
-	worker-overhead place-costs straggler cluster-scale small-files against-engine full-size integrity \
+	worker-overhead place-costs straggler cluster-scale report-size demo-sweep small-files \
+	against-engine full-size integrity \
 	troubleshooting retrain clean
 
 help: ## list the targets
@@ -150,6 +151,12 @@ worker-overhead: install ## measure the processor time of a row in the process t
 
 cluster-scale: install ## simulate jobs on up to 4,096 GPUs and 10^11 rows, and draw docs/scale.svg
 	$(BIN)/python -m tests.campaigns.cluster_scale --svg docs/scale.svg
+
+report-size: install ## look at the report of a job of 100,000 rows with the stub model: size, elements, figures, console
+	$(BIN)/python -m tests.campaigns.report_size
+
+demo-sweep: install ## sweep the demo model over dtype, decoding and slots, and draw docs/img/sweep.svg
+	$(BIN)/python -m tests.campaigns.demo_sweep --svg docs/img/sweep.svg
 
 straggler: install ## compare the time of 200 shards on 4 workers (one slow, two die) with an ideal schedule (simulated time)
 	$(BIN)/python -m tests.campaigns.straggler --seed $(SEED) --size $(or $(SIZE),200)
