@@ -160,19 +160,25 @@ def _check_task(job: TranslateJob | PlanJob | DoctorJob) -> None:
     shard = getattr(job, "shard", None)
     if shard is None or not shard.is_task:
         return
-    alone = {
-        "overwrite=true": job.overwrite,
-        f"on_mismatch={job.on_mismatch.value}": job.on_mismatch.value != "refuse",
-        f"on_input_change={job.on_input_change.value}": job.on_input_change.value != "refuse",
-        "source.path=-": job.source.path == "-",
+    if job.source.path == "-":
+        raise _not_for_a_task("source.path=-", shard.index, "Prepare the job from a file, and set source.path=FILE.")
+    decided_before = {
+        "overwrite": (str(job.overwrite).lower(), "false"),
+        "on_mismatch": (job.on_mismatch.value, "refuse"),
+        "on_input_change": (job.on_input_change.value, "refuse"),
     }
-    for setting, is_set in alone.items():
-        if is_set:
-            raise ConfigError(
-                f"{setting} does not go with shard.index={shard.index}",
-                why="a task translates some shards of a job that is prepared already",
-                fix=f"Drop {setting} here; hymt-batch prepare takes it.",
-            )
+    for name, (value, of_a_task) in decided_before.items():  # perhaps by a preset
+        if value != of_a_task:
+            fix = f"Set {name}={of_a_task} for the tasks; {name}={value} is for hymt-batch prepare."
+            raise _not_for_a_task(f"{name}={value}", shard.index, fix)
+
+
+def _not_for_a_task(setting: str, index: object, fix: str) -> ConfigError:
+    return ConfigError(
+        f"{setting} does not go with shard.index={index}",
+        why="a task translates some shards of a job that is prepared already",
+        fix=fix,
+    )
 
 
 def _set_languages(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:

@@ -59,7 +59,7 @@ def parts(folder: Path) -> dict[str, tuple[int, int]]:
 
 def ids_of(text: str) -> tuple[list[str], str]:
     """Return the numbers of the arrays and of the merge that `launch=slurm` printed."""
-    match = re.search(r"the tasks are ([\d, ]+); the merge is (\d+)", text)
+    match = re.search(r"tasks? in job ([\d, ]+); the merge is job (\d+)", text)
     assert match, text
     return match[1].split(", "), match[2]
 
