@@ -89,6 +89,9 @@ def test_a_lost_task_is_named_and_only_its_shards_are_done_again(slurm_cluster: 
     assert not list((folder / "translated").glob("*.txt"))
     assert hymt(slurm_cluster, tmp_path, "missing", "name=n")[:2] == (ExitCode.MISSING, f"{LOST}\n")
 
+    code, _, err = hymt(slurm_cluster, tmp_path, "merge", "name=n")
+    assert code == ExitCode.MISSING and f"1 of {NUM_SHARDS} shards of outputs/n are missing: {LOST}." in err
+
     before = parts(folder)
     code, out, err = hymt(slurm_cluster, tmp_path, "translate", *to_slurm)
     assert code == 0, err
