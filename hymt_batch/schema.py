@@ -405,6 +405,14 @@ class ReportJob(InspectJob):
 
 
 @dataclass(kw_only=True, slots=True)
+class CardJob(InspectJob):
+    """Settings of `hymt-batch card`; documented in conf/card.yaml."""
+
+    licence: Operation[str | None] = None
+    about: Operation[str | None] = None
+
+
+@dataclass(kw_only=True, slots=True)
 class LanguagesJob:
     """Settings of `hymt-batch languages`; documented in conf/languages.yaml."""
 
@@ -432,6 +440,7 @@ JOBS: dict[str, type] = {
     "evaluate": EvaluateJob,
     "reproduce": ReproduceJob,
     "report": ReportJob,
+    "card": CardJob,
     "compare": CompareJob,
     "languages": LanguagesJob,
     "formats": FormatsJob,

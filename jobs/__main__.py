@@ -159,7 +159,12 @@ def launcher_of(points: Sequence[SweepPoint]) -> Callable[[Any], ExitCode] | Non
             words=words[id(job)],
             launch=job.launch,
             per_task=job.shard.per_task,
-            strict=job.strict,
+            resets=command.task_resets(
+                strict=job.strict,
+                overwrite=job.overwrite,
+                on_mismatch=job.on_mismatch.value,
+                on_input_change=job.on_input_change.value,
+            ),
             cwd=os.getcwd(),
             program=command.of_this_machine(),
         )

@@ -64,7 +64,8 @@ def render(points: Sequence[Point]) -> str:
     """Return the comparison as text: a table of the complete jobs, then the others with their reasons."""
     complete = [point for point in points if point.is_complete]
     header, lines = table(complete)
-    cells = [header, *([_shown(value) for value in line] for line in lines)] if complete else []
+    # names are never cut: points of a sweep often differ at their ends alone
+    cells = [header, *([line[0], *map(_shown, line[1:])] for line in lines)] if complete else []
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))] if cells else []
     text = [
         "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width)

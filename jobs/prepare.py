@@ -18,6 +18,7 @@ from hymt_batch.device_map.settings import gib
 from hymt_batch.doctor import preflight
 from hymt_batch.errors import ConfigError, ExitCode
 from hymt_batch.fs import OS_FS
+from hymt_batch.launch.prepared_job import is_called_by_launcher
 from hymt_batch.model import detect_devices, prepare
 from hymt_batch.records import plural
 from hymt_batch.run import preparation
@@ -45,12 +46,13 @@ def run(job: PrepareJob) -> ExitCode:
         HymtError: The job cannot be prepared; IdentityError if another plan is in the folder.
     """
     with Reporter("off", job.launch.log_detail.value) as reporter:
-        reporter.print_result(prepare_shards(job))
+        if text := prepare_shards(job):
+            reporter.print_result(text)
     return ExitCode.COMPLETE
 
 
 def prepare_shards(job: PrepareJob) -> str:
-    """Write the plan of a job, unless the folder has it already; return what to tell the user."""
+    """Write the plan of a job, unless the folder has it already; return what to tell the user, which may be ""."""
     stop = signals.install()
     if stream.needs_spool(job.source):
         raise ConfigError(
@@ -73,7 +75,7 @@ def prepare_shards(job: PrepareJob) -> str:
         tasks = REFUSE_TASKS if earlier is None else TaskRule(ignore=True)  # a rerun disturbs nobody
         with open_output(job, plan, inputs, stop, tasks) as output:
             if output.is_complete:
-                return f"{output.folder} is complete: nothing is left to translate"
+                return "" if is_called_by_launcher() else f"{output.folder} is complete: nothing is left to translate"
             _, of_folder = plan.of_folder(job, output.identity, has_measures=output.has_measures)
             if earlier is not None and of_folder.part_limits != plan.part_limits:
                 raise preparation.other_plan_error(output.folder, "its parts have other sizes (devices=, part_s=)")
@@ -124,6 +126,8 @@ def describe(job: PrepareJob, plan: ShardPlan, model: PreparedModel, *, was_prep
             f"{gib(int(cost.mean_bytes))} on average. To spare that, decompress it, or split it into "
             f"{cost.num_shards} files, and prepare the job again with overwrite=true."
         )
+    if is_called_by_launcher():
+        return "\n".join(lines)
     name = f"name={shlex.quote(str(job.name))}"
     lines += [
         f"Next: hymt-batch translate with the same settings, {name} and shard.index=0 (or '0-7 9', or auto), then "

@@ -460,11 +460,11 @@ def test_a_gpu_error_in_the_self_check_ends_the_process(hymt: LoadedModel) -> No
 
 
 def test_in_low_precision_near_ties_pass_and_other_differences_do_not() -> None:
-    agree = partial(self_check._row_matches, exact=False, tolerance=0.5)
+    agree = partial(self_check.row_matches, exact=False, tolerance=0.5)
     assert agree([(1, -0.1), (2, -0.7), (3, -0.1)], [(1, -0.2), (4, -0.8), (9, -5.0)])
     assert not agree([(1, -0.1), (2, -0.1)], [(1, -0.2), (4, -3.0)])
     assert not agree([(1, -0.1)], [(1, float("nan"))])
-    assert not self_check._row_matches([(1, -0.1)], [(2, -0.1)], exact=True, tolerance=1.0)
+    assert not self_check.row_matches([(1, -0.1)], [(2, -0.1)], exact=True, tolerance=1.0)
 
 
 def test_the_reason_why_steps_cannot_be_captured_is_reported(

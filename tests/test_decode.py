@@ -27,6 +27,8 @@ from tests.fakes.engine import Decode, make_context, make_requests, registered
 pytestmark = pytest.mark.core
 
 NUM = 100
+ENGINES = [name for name in registry.job_choices() if name == registry.AUTO or not registry.ENGINES[name].in_worker]
+"""The engines that need no other process; tests/vllm tests the other one."""
 
 
 def loaded(dtype: Dtype) -> LoadedModel:
@@ -58,7 +60,7 @@ def make_decoder(hymt: LoadedModel, settings: DecodeConfig | None = None, max_ro
     return Decoder(opened, context, max_context=hymt.max_context, seed=seed, card=card, check_stop=lambda: None)
 
 
-@pytest.mark.parametrize("engine_name", registry.job_choices())
+@pytest.mark.parametrize("engine_name", ENGINES)
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 @pytest.mark.parametrize("tgt_lang", grammar.TARGETS)
 def test_held_out_bulletins_are_translated_exactly(tgt_lang: str, dtype: Dtype, engine_name: str) -> None:
@@ -88,7 +90,7 @@ def test_text_does_not_depend_on_engine_batch_size_order_or_neighbours(hymt: Loa
     expected = {
         translation.prompt.row_id: translation.text for translation in make_decoder(hymt, settings).run(prompts)
     }
-    for engine_name in registry.job_choices():
+    for engine_name in ENGINES:
         for max_rows, order in ((1, prompts), (5, prompts[::-1]), (24, prompts[7:] + prompts[:7])):
             translations = make_decoder(hymt, replace(settings, engine=engine_name), max_rows).run(order)
             assert {translation.prompt.row_id: translation.text for translation in translations} == expected

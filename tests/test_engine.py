@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -25,6 +27,7 @@ from hymt_batch.errors import ConfigError, PreflightError, UsageError
 from hymt_batch.run import identity
 from hymt_batch.schema import TranslateJob
 from tests.fakes import job as fake_job
+from tests.fakes import worker as fake_worker
 from tests.fakes.engine import FakeEngine, make_context
 from tests.fakes.job import Job
 from tests.fakes.model import Model
@@ -74,7 +77,9 @@ def test_an_entry_is_all_that_settings_completion_and_the_choice_need(remote: Si
 def test_an_engine_that_does_not_exist_is_refused_with_the_choices() -> None:
     with pytest.raises(UsageError, match=r"decode\.engine=slot is not a choice\. Did you mean decode\.engine=slots"):
         config.load("translate", ["preset=demo", "decode.engine=slot"])
-    with pytest.raises(ConfigError, match=r"decode\.engine=continuous is not an engine.* auto, slots, generate\."):
+    with pytest.raises(
+        ConfigError, match=r"decode\.engine=continuous is not an engine.* auto, slots, generate, vllm\."
+    ):
         DecodeConfig(engine="continuous")
 
 
@@ -172,6 +177,23 @@ def test_the_identity_names_an_engine_that_draws_in_its_own_way_where_the_job_ma
     assert drawn_by("decode.engine=drawer", "check.code_ladder=[]") is None
     assert drawn_by("decode.engine=slots", "decode=recommended") is None
     assert drawn_by("decode=recommended") is None
+
+
+def test_an_engine_with_a_process_of_its_own_runs_in_a_worker_even_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pids = tmp_path / "pids"
+    monkeypatch.setenv("STUB_PIDS", str(pids))
+    (tmp_path / "in.txt").write_text("a\nb\n")
+    words = [f"source.path={tmp_path / 'in.txt'}", "model=demo", "tgt_lang=fr", f"output_dir={tmp_path}"]
+    words += ["launch.progress=off", "decode.engine=generate"]
+    for name, in_worker in (("here", False), ("there", True)):
+        entry = replace(registry.ENGINES["generate"], in_worker=in_worker)
+        monkeypatch.setitem(registry.ENGINES, "generate", entry)
+        run = [*words, f"name={name}"]
+        assert fake_job.run(run, decode=fake_worker.decode, worker_command=fake_worker.COMMAND) == 0
+    here, there = (int(line.split()[0]) for line in pids.read_text().splitlines())
+    assert here == os.getpid() != there
 
 
 def test_auto_selects_engines_that_draw_alike() -> None:

@@ -35,6 +35,7 @@ JOBS = {
     "evaluate": ["evaluate", "name=语料", "references=语料.txt"],
     "reproduce": ["reproduce", "name=语料", "rows=2", "--cfg", "job"],
     "report": ["report", "name=语料"],
+    "card": ["card", "name=语料"],
     "prepare": ["prepare", "source.path=语料.txt", "tgt_lang=fr", "--cfg", "job"],
     "missing": ["missing", "name=语料", "--cfg", "job"],
     "merge": ["merge", "name=语料", "--cfg", "job"],
@@ -263,7 +264,9 @@ def test_a_working_directory_that_was_removed(job: str, finished: Path, tmp_path
         for word in JOBS[job]
     ]
     output_dir = (
-        [f"output_dir={finished}/outputs"] if job in ("status", "verify", "evaluate", "compare", "report") else []
+        [f"output_dir={finished}/outputs"]
+        if job in ("status", "verify", "evaluate", "compare", "report", "card")
+        else []
     )
     assert run([*COMMAND, *words, *output_dir], tmp_path, before=GONE).returncode == 0
     if output_dir:

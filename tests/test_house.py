@@ -34,7 +34,7 @@ RULES = {
     # the settings of a pass are complete only when those of the job are known
     "jobs/retry.py": f"cli/validate.py run/ doctor/ {STAGES} schema.py manifest.py sanitize.py severity.py "
     f"signals.py {BASE}",
-    "jobs/": f"run/ report/ doctor/ bench/ evaluate/ plan_report.py prompt_end.py {STAGES} formats/ schema.py "
+    "jobs/": f"run/ report/ card/ doctor/ bench/ evaluate/ plan_report.py prompt_end.py {STAGES} formats/ schema.py "
     f"manifest.py sanitize.py signals.py streams.py {BASE}",
     "file_units.py": f"formats/ {BASE}",
     "plan_report.py": "run/reporter.py device_map/ prompt_end.py records.py sanitize.py errors.py",
@@ -44,8 +44,11 @@ RULES = {
     "run/worker.py": f"doctor/explain.py schema.py {STAGES} {BASE}",
     "run/replica.py": f"code_prompt.py schema.py {STAGES} {BASE}",
     "run/finish.py": f"report/job_report.py schema.py signals.py {STAGES} {BASE}",
+    "run/identity.py": f"{STAGES} formats/text_encoding.py code_state.py schema.py manifest.py {BASE}",
     "run/": f"{STAGES} formats/ file_units.py schema.py manifest.py sanitize.py signals.py streams.py {BASE}",
     "report/": f"run/log_file.py evaluate/store.py source/ check/ write/ formats/ manifest.py sanitize.py {BASE}",
+    "card/": f"run/kept_settings.py report/words.py evaluate/store.py write/ manifest.py sanitize.py {BASE}",
+    "code_state.py": "",
     "doctor/": f"{STAGES} formats/ prompt_end.py schema.py {BASE}",
     "evaluate/": f"run/finished_rows.py source/ write/ formats/ manifest.py {BASE}",
     "bench/": f"decode/ model/ device_map/ {BASE}",
@@ -129,6 +132,7 @@ HEAVY = {
     "gguf": "bench/baselines/gguf_file.py",
     "ctranslate2": "bench/baselines/ctranslate.py",
     "ray": "launch/ray_cluster.py",
+    "vllm": "decode/vllm/server.py",
     "hydra": "config.py",
     "omegaconf": "config.py",
 }

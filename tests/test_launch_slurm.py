@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -125,7 +126,7 @@ def test_each_point_of_a_sweep_is_submitted_by_itself(
 
 def test_a_task_gets_no_word_that_is_for_the_whole_job() -> None:
     words = ("a=b", "overwrite=true", "on_input_change=redo", "strict=true", "launch.on_success=x", "launch.workers=2")
-    of_job = dataclasses.replace(job(), words=words, strict=True)
+    of_job = dataclasses.replace(job(), words=words, resets=("strict=false",))
     assert of_job.job_words(task=True) == ["a=b", "launch.workers=2", "strict=false", "name=n"]
     assert of_job.job_words(task=False) == [*words, "name=n"]
 
@@ -146,3 +147,45 @@ def test_without_slurm_the_message_names_the_dry_run(
     (tmp_path / "in.txt").write_text("x\n")
     assert front.main(["translate", "source.path=in.txt", "tgt_lang=fr", "model=demo", "launch=slurm"]) == 6
     assert "launch.dry_run=true" in capsys.readouterr().err
+
+
+def test_tasks_do_not_get_what_a_preset_sets_for_the_whole_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """preset=nightly sets strict and on_input_change=update; a task refuses the latter."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.txt").write_text("x\n")
+    words = ["source.path=in.txt", "tgt_lang=fr", "model=demo", "preset=nightly", "name=n", "device_map=cpu"]
+    assert front.main(["translate", *words, "launch=slurm", "launch.dry_run=true"]) == 0
+    (task,) = re.findall(r"hymt-batch\S* translate (.*) shard\.index=", capfd.readouterr().out)
+    assert shlex.split(task)[-3:] == ["strict=false", "on_input_change=refuse", "name=n"]
+    assert front.main(["translate", *words, "shard.index=0"]) == ExitCode.USAGE
+    assert "Set on_input_change=refuse for the tasks" in capfd.readouterr().err
+    assert front.main(["translate", *shlex.split(task), "shard.index=0"]) == ExitCode.USAGE
+    assert "was not prepared" in capfd.readouterr().err, "it is accepted as a task"
+
+
+def test_a_job_that_one_process_finished_needs_no_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no plan, so nothing tells which shards are missing."""
+    of_job = dataclasses.replace(job(), cwd=str(tmp_path), program=("false",))
+    of_job.folder.mkdir(parents=True)
+    (of_job.folder / "manifest.json").touch()
+    monkeypatch.setattr(slurm_submit, "_check_queue", lambda label: None)
+    monkeypatch.setattr(slurm_submit, "prepare_job", lambda job: ExitCode.COMPLETE)
+    shown: list[str] = []
+    assert slurm_submit.hand_over(of_job, shown.append) is ExitCode.COMPLETE
+    assert shown == ["outputs/n is complete: nothing is left to submit"]
+
+
+def test_prepare_says_nothing_of_next_commands_when_a_launcher_runs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.txt").write_text("x\n")
+    words = ["prepare", "source.path=in.txt", "tgt_lang=fr", "model=demo", "name=n", "device_map=cpu"]
+    assert front.main(words) == 0
+    assert "\nNext: " in capfd.readouterr().out
+    monkeypatch.setenv(prepared_job.PREPARED_BY, "slurm")
+    assert front.main(words) == 0
+    out = capfd.readouterr().out
+    assert "1 shard" in out and "Next" not in out

@@ -23,7 +23,7 @@ from hymt_batch.evaluate import store
 from hymt_batch.fs import OS_FS
 from hymt_batch.manifest import JobRecord
 from hymt_batch.records import Part, SkippedFile
-from hymt_batch.report import figures, job_data, job_page, job_report, page, sweep_page, words
+from hymt_batch.report import chart, figures, job_data, job_page, job_report, page, sweep_page, words
 from hymt_batch.report.history import History, Run
 from hymt_batch.report.job_data import JobData
 from hymt_batch.report.markup import Markup, element, escape
@@ -244,6 +244,17 @@ def test_points_of_a_sweep_are_ranked_by_their_flags_without_scores() -> None:
     many = [replace(points[0], name=f"p{index}") for index in range(3000)]
     large = Page(sweep_page.render("s", many, "x"))
     assert large.num_nodes < 5000 and large.num_bytes < 3_000_000
+
+
+def test_the_numbers_of_dots_that_are_close_do_not_cover_each_other() -> None:
+    dots = [(100.0, 100.0), (112.0, 100.0), (124.0, 100.0), (500.0, 100.0)]
+    places = chart._label_places(dots, (58, 506))
+    assert len({(x, y) for x, y, _ in places}) == 4
+    assert places[3][2] == "end", "beyond the right end"
+    middles = [(x + {"start": 6, "end": -6, "middle": 0}[anchor], y - 4) for x, y, anchor in places]
+    for index, (x, y) in enumerate(middles):
+        others = [*dots, *middles[:index], *middles[index + 1 :]]
+        assert all(abs(x - a) >= 11 or abs(y - b) >= 10 for a, b in others), places
 
 
 def test_rows_of_a_pass_are_shown_in_place_of_those_that_they_replaced(tmp_path: Path) -> None:

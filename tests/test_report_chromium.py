@@ -110,3 +110,12 @@ def test_a_report_with_hostile_texts_is_shown_without_errors(mode: str, tmp_path
         assert (frame["scripts"], frame["handlers"]) == (0, 0)
         assert frame["faint"] == []
         assert (frame["background"] == "rgb(255, 255, 255)") == (mode == "light")
+
+
+def test_the_report_of_a_job_is_shown_without_errors_and_its_figures_are_those_of_the_manifest(tmp_path: Path) -> None:
+    """A small part of `make report-size`."""
+    from tests.campaigns import report_size
+
+    figures = report_size.run(1, 2000, tmp_path)
+    assert figures["passed"], figures["failures"]
+    assert figures["console_messages"] == 0 < figures["elements_in_browser"]

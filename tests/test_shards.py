@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,9 @@ from typing import Any
 import pytest
 
 from hymt_batch import config, manifest
-from hymt_batch.errors import ConfigError
-from hymt_batch.fs import OS_FS
+from hymt_batch.decode.request import Completion
+from hymt_batch.errors import ConfigError, ExitCode
+from hymt_batch.fs import OS_FS, OsFs
 from hymt_batch.run import preparation, stored_settings
 from hymt_batch.shard import ShardConfig, format_units, parse_units
 from hymt_batch.write import claim, lease_holder, shard_plan
@@ -34,6 +36,7 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder, self.out, self.decoded = folder, folder / "out", 0
         self.on_decode: Callable[[], None] = lambda: None
+        self.healed = True  # False: row 7 has no translation
         self.source = folder / "in"
         self.source.mkdir()
 
@@ -72,7 +75,12 @@ class Cluster:
         def decode(requests: Any, check_stop: Any) -> Any:
             self.decoded += len(requests)
             self.on_decode()
-            return engine.upper(requests, check_stop)
+            texts = [bytes(request.prompt_ids[1:-1]) for request in requests]
+            done = zip(texts, engine.upper(requests, check_stop), strict=True)
+            return [
+                Completion([], "stop") if b"row 007" in text and not self.healed else completion
+                for text, completion in done
+            ]
 
         with fake_job.installed(decode):
             return front.main(words)
@@ -115,6 +123,30 @@ def test_tasks_and_a_merge_publish_the_bytes_of_one_process(cluster: Cluster) ->
     decoded = cluster.decoded
     assert (cluster.translate(), cluster.inspect("merge"), cluster.task("0")) == (0, 0, 0)
     assert cluster.decoded == decoded
+
+
+def test_rows_of_a_merged_job_are_decoded_again_and_its_verbs_find_it_complete(cluster: Cluster) -> None:
+    for index in range(3):  # a run of small files is one unit
+        cluster.lines(f"b{index}.txt", 3)
+    cluster.healed = False
+    settings = ("check.max_error_rate=1",)
+    assert cluster.prepare(*settings) == 0
+    assert cluster.inspect("retry") == ExitCode.MISSING, "it is not merged"
+    for index in range(cluster.plan().num_units):
+        assert cluster.task(str(index), *settings) == 0
+    assert cluster.inspect("retry") == ExitCode.MISSING, "it is not merged"
+    assert cluster.inspect("merge") == 0
+    lines = cluster.published()["translated/a.txt"].split(b"\n")
+    assert lines[7:9] == [b"", b"ROW 008 OF A.TXT"]
+    cluster.healed, cluster.decoded = True, 0
+    assert cluster.inspect("retry", "launch.progress=off", "decode=recommended", "seed=1") == 0
+    assert cluster.decoded == 1
+    healed = cluster.published()
+    assert healed["translated/a.txt"].split(b"\n") == [*lines[:7], b"ROW 007 OF A.TXT", *lines[8:]]
+    assert cluster.inspect("verify") == 0
+    ends = [cluster.inspect("missing"), cluster.inspect("merge"), cluster.task("0", *settings)]
+    ends += [cluster.prepare(*settings), cluster.translate(*settings), cluster.inspect("retry")]
+    assert (set(ends), cluster.decoded, cluster.published()) == ({0}, 1, healed)
 
 
 def test_rows_with_several_texts_and_other_encodings_are_read_up_to_their_shard(cluster: Cluster) -> None:
@@ -487,3 +519,45 @@ def test_a_list_of_shards_is_understood(value: Any, units: list[int]) -> None:
 def test_what_is_no_list_of_shards_is_refused(value: Any) -> None:
     with pytest.raises(ConfigError):
         ShardConfig(index=value)
+
+
+def test_no_task_lists_what_grows_with_the_job(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`.hymt` has a folder a file, and `.hymt/f<id>` a record a shard: others list them a few times a run at most."""
+    cluster.write("many-shards.txt", b"".join(b"row %03d %s\n" % (row, b"x" * 700) for row in range(100)))
+    for index in range(20):
+        cluster.lines(f"small{index}.txt", 1)
+    listed: list[str] = []
+    list_folder = OsFs.listdir
+
+    def listdir(self: OsFs, path: Path) -> list[str]:
+        listed.append(os.path.relpath(path, cluster.out / "job"))
+        return list_folder(self, path)
+
+    def num_listings(run: Callable[[], int], folder: str) -> int:
+        listed.clear()
+        assert run() == 0
+        return listed.count(folder)
+
+    assert cluster.prepare() == 0
+    monkeypatch.setattr(OsFs, "listdir", listdir)
+    (file_id,) = {file.input.file_id for file in cluster.plan().files if file.input.rel == "many-shards.txt"}
+    all_shards = f"0-{cluster.plan().num_units - 1}"
+    for most in (0, 1):  # the second time, the task finds records that an earlier process may not have synced
+        assert num_listings(lambda: cluster.task(all_shards), ".hymt") == 0
+        assert listed.count(f".hymt/f{file_id}") <= most
+    for folder in (".hymt", f".hymt/f{file_id}"):
+        assert num_listings(lambda: cluster.inspect("missing"), folder) == 0
+    merge = partial(cluster.inspect, "merge")
+    assert num_listings(merge, ".hymt") <= 12
+    assert listed.count(f".hymt/f{file_id}") <= 8
+
+
+def test_tasks_of_an_update_decode_changed_rows_only(cluster: Cluster) -> None:
+    assert cluster.translate() == 0
+    data = (cluster.source / "a.txt").read_bytes().replace(b"row 003", b"a new row").replace(b"row 020 of a.txt\n", b"")
+    cluster.write("a.txt", data)
+    cluster.decoded = 0
+    assert cluster.prepare("on_input_change=update") == 0
+    assert cluster.task(f"0-{cluster.plan().num_units - 1}") == 0
+    assert (cluster.decoded, cluster.inspect("merge"), cluster.inspect("verify")) == (1, 0, 0)
+    assert cluster.published()["translated/a.txt"] == data.upper()

@@ -29,6 +29,7 @@ from hymt_batch.records import Prompt, Segment, Translation
 from hymt_batch.run import executor, message, oom, worker_pool, worker_process
 from hymt_batch.run.worker_process import WorkerProcess
 from hymt_batch.write.attempts import AttemptMarkers
+from jobs import __main__ as front
 from jobs import translate
 from tests.fakes import engine as fake_engine
 from tests.fakes import job as fake_job
@@ -101,6 +102,28 @@ def test_workers_produce_the_same_bytes_as_one_process(tmp_path: Path, monkeypat
     pids = [line.split()[0] for line in (tmp_path / "pids").read_text().splitlines()]
     assert len(set(pids)) == 2
     assert str(os.getpid()) not in pids
+
+
+def retry(folder: Path, *more: str) -> int:
+    words = ["retry", "name=job", f"output_dir={folder}", "launch.progress=off", "launch.workers=2", *more]
+    with fake_job.installed(fake_engine.upper, fake_worker.COMMAND):
+        return front.main(words)
+
+
+def test_rows_are_decoded_again_by_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that ended their workers are tried again: one of them ends its workers again, and stays as it was."""
+    monkeypatch.setenv("STUB_FRAIL", f"99:{tmp_path / 'deaths'}")
+    source = corpus(tmp_path, {7: "this is FRAIL", 41: "and POISON"})
+    assert run(tmp_path, "launch.workers=2") == ExitCode.COMPLETE
+    assert texts(tmp_path) == expected(source, without=[7, 41])
+    monkeypatch.setenv("STUB_FRAIL", f"0:{tmp_path / 'deaths'}")
+    monkeypatch.setenv("STUB_PIDS", str(tmp_path / "pids"))
+    assert retry(tmp_path) == ExitCode.COMPLETE
+    assert texts(tmp_path) == expected(source, without=[41])
+    assert [(error["id"], error["status"]) for error in errors(tmp_path)] == [("in.txt#42", "crash_quarantined")]
+    pids, num_rows, _ = zip(*(line.split() for line in (tmp_path / "pids").read_text().splitlines()), strict=True)
+    assert str(os.getpid()) not in pids
+    assert 2 <= sum(map(int, num_rows)) <= 12, "the other rows are not decoded again"
 
 
 def test_a_worker_receives_the_settings_and_then_prompts_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -446,7 +469,7 @@ def test_a_worker_whose_parent_died_before_it_started_exits() -> None:
 def test_a_worker_ignores_stop_signals_from_its_start() -> None:
     program = "import signal; print(*(int(signal.getsignal(n) is signal.SIG_IGN) for n in (2, 10, 15)))"
     command = child_process.die_with_parent_command(
-        [sys.executable, "-c", program], ignored_signals=worker_process.IGNORED_SIGNALS
+        [sys.executable, "-c", program], ignored_signals=child_process.IGNORED_SIGNALS
     )
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "1 1 1\n"
 

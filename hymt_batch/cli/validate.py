@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hymt_batch import languages
 from hymt_batch.cli import job_name
+from hymt_batch.decode import registry as engines
 from hymt_batch.decode.registry import Draws
 from hymt_batch.decode.settings import Method
 from hymt_batch.errors import ConfigError
@@ -123,6 +124,7 @@ def _check_sampling(job: TranslateJob | PlanJob | DoctorJob) -> None:
                     f"decode.{key}={value} has no effect with decode.method=greedy",
                     fix=f"Add decode=recommended to sample, or set decode.{key}=null.",
                 )
+    _check_temperatures(job)
     if decode.draws is not Draws.none:
         return
     if check.retry.max_attempts > 1:
@@ -140,24 +142,43 @@ def _check_sampling(job: TranslateJob | PlanJob | DoctorJob) -> None:
         )
 
 
+def _check_temperatures(job: TranslateJob | PlanJob | DoctorJob) -> None:
+    """Refuse a temperature that the engine would refuse, or change, in the middle of the job."""
+    smallest, largest = engines.temperatures_of(job.decode.engine)
+    keys = {"decode.temperature": job.decode.temperature, "model.sampling.temperature": job.model.sampling.temperature}
+    for key, value in keys.items():
+        if value is not None and not smallest <= value <= largest:
+            raise ConfigError(
+                f"{key}={value} is not from {smallest:g} to {largest:g}",
+                why=f"decode.engine={job.decode.engine} samples with no other temperature",
+                fix=f"Set {key}={min(max(value, smallest), largest):g}, or decode.engine=auto.",
+            )
+
+
 def _check_task(job: TranslateJob | PlanJob | DoctorJob) -> None:
     """Refuse for a task of a prepared job what only one process can do for the whole job."""
     shard = getattr(job, "shard", None)
     if shard is None or not shard.is_task:
         return
-    alone = {
-        "overwrite=true": job.overwrite,
-        f"on_mismatch={job.on_mismatch.value}": job.on_mismatch.value != "refuse",
-        f"on_input_change={job.on_input_change.value}": job.on_input_change.value != "refuse",
-        "source.path=-": job.source.path == "-",
+    if job.source.path == "-":
+        raise _not_for_a_task("source.path=-", shard.index, "Prepare the job from a file, and set source.path=FILE.")
+    decided_before = {
+        "overwrite": (str(job.overwrite).lower(), "false"),
+        "on_mismatch": (job.on_mismatch.value, "refuse"),
+        "on_input_change": (job.on_input_change.value, "refuse"),
     }
-    for setting, is_set in alone.items():
-        if is_set:
-            raise ConfigError(
-                f"{setting} does not go with shard.index={shard.index}",
-                why="a task translates some shards of a job that is prepared already",
-                fix=f"Drop {setting} here; hymt-batch prepare takes it.",
-            )
+    for name, (value, of_a_task) in decided_before.items():  # perhaps by a preset
+        if value != of_a_task:
+            fix = f"Set {name}={of_a_task} for the tasks; {name}={value} is for hymt-batch prepare."
+            raise _not_for_a_task(f"{name}={value}", shard.index, fix)
+
+
+def _not_for_a_task(setting: str, index: object, fix: str) -> ConfigError:
+    return ConfigError(
+        f"{setting} does not go with shard.index={index}",
+        why="a task translates some shards of a job that is prepared already",
+        fix=fix,
+    )
 
 
 def _set_languages(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:

@@ -80,6 +80,8 @@ class EngineModule(Protocol):
             UnsupportedError: The engine cannot run here. Raised before the weights are loaded, if possible.
         """
 
+    # an engine whose draws are its own may also define describe_draws(python) -> str: its name with what decides them
+
 
 class UnsupportedError(Exception):
     """An engine cannot run what it is asked to run; the text is the reason."""
@@ -97,6 +99,7 @@ class EngineContext:
     max_rows: int | str = "auto"  # rows decoded at once; auto: from the free memory
     max_tokens: int | str = "auto"  # tokens of keys and values over all rows; auto: from the free memory
     logprobs: bool = False  # True to give each completion the mean log-probability of its tokens, if the engine can
+    python: str | None = None  # launch.vllm_python, for the engine that runs in an interpreter of its own
     on_finished: Callable[[int, int], None] = lambda rows, tokens: None  # finished rows and their new tokens
 
     @property

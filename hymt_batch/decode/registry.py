@@ -37,6 +37,8 @@ class EngineEntry:
     in_jobs: bool = False  # True if decode.engine may name it
     auto_on: str = ""  # "cpu" or "gpu": decode.engine=auto selects it there; only for shared draws
     draws: Draws = Draws.shared
+    temperatures: tuple[float, float] = (0.0, float("inf"))  # smallest and largest that it samples with
+    in_worker: bool = False  # True if jobs run it in worker processes only, since a process of its own may die
     in_benchmark: InBenchmark = InBenchmark.never
     benchmark_rows: str = "max_rows"  # the benchmark's setting that limits its rows
 
@@ -47,6 +49,13 @@ ENGINES: dict[str, EngineEntry] = {
     ),
     # on a GPU, slots has not been run yet
     "generate": EngineEntry(module="hymt_batch.decode.generate", in_jobs=True, auto_on="gpu"),
+    "vllm": EngineEntry(
+        module="hymt_batch.decode.vllm.engine",
+        in_jobs=True,
+        draws=Draws.own,
+        temperatures=(0.01, 2.0),  # it refuses larger ones, and changes smaller ones
+        in_worker=True,
+    ),
     "sorted_generate": EngineEntry(
         module="hymt_batch.bench.baselines.sorted_generate",
         in_benchmark=InBenchmark.default,
@@ -78,6 +87,11 @@ def job_choices() -> list[str]:
 def draws_of(name: str) -> Draws:
     """Return how the engine that decode.engine names draws; all that `auto` may select draw alike."""
     return Draws.shared if name == AUTO else ENGINES[name].draws
+
+
+def temperatures_of(name: str) -> tuple[float, float]:
+    """Return the smallest and the largest temperature of the engine that decode.engine names."""
+    return (0.0, float("inf")) if name == AUTO else ENGINES[name].temperatures
 
 
 def auto_choice(device: str) -> str:

@@ -88,7 +88,7 @@ def graphs_match_steps(
         for steps in steps_by_runner
     )
     tolerance = TOLERANCE[hymt.dtype]
-    return all(_row_matches(*rows, exact=exact, tolerance=tolerance) for rows in zip(plain, captured, strict=True))
+    return all(row_matches(*rows, exact=exact, tolerance=tolerance) for rows in zip(plain, captured, strict=True))
 
 
 class _SlotEngineSteps(ModelRunner):
@@ -188,7 +188,7 @@ def _token_and_logprob(sampled: SampledTokens, row: int) -> tuple[int, float]:
     return int(sampled.tokens[row]), float(sampled.logprobs[row]) if sampled.finite[row] else math.nan
 
 
-def _row_matches(
+def row_matches(
     expected: list[tuple[int, float]], actual: list[tuple[int, float]], *, exact: bool, tolerance: float
 ) -> bool:
     """Return whether a row's tokens and log-probabilities agree."""

@@ -54,6 +54,11 @@ class DecodeConfig:
         """How the engine draws tokens where a job samples."""
         return registry.draws_of(self.engine)
 
+    @property
+    def in_worker(self) -> bool:
+        """Whether jobs run the engine in worker processes only."""
+        return self.engine != registry.AUTO and registry.ENGINES[self.engine].in_worker
+
     def __post_init__(self) -> None:
         if self.engine not in registry.job_choices():
             raise ConfigError(

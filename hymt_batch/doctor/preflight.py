@@ -20,7 +20,7 @@ from hymt_batch.decode.batches import resolve_batch_budget
 from hymt_batch.device_map import replicas
 from hymt_batch.device_map.placement import Placement
 from hymt_batch.device_map.settings import SPLIT_STRATEGIES, DeviceInventory, gib
-from hymt_batch.doctor import cuda, distributed, environment, input_checks, machine, storage
+from hymt_batch.doctor import cuda, distributed, environment, input_checks, machine, storage, vllm
 from hymt_batch.doctor.finding import Finding, Level, errors_as_findings
 from hymt_batch.errors import PreflightError
 from hymt_batch.formats import writer
@@ -88,6 +88,7 @@ def check(job: TranslateJob, inputs: Inputs) -> None:
 def check_process(job: TranslateJob) -> None:
     """Check the versions, the launcher and the libraries of the checks, as every process does; log the warnings."""
     language_id.prepare(job.check)
+    vllm.prepare(job.decode, job.launch.vllm_python)
     for finding in run_quick(job):
         log.warning("%s", finding.problem.text)
 
@@ -124,6 +125,7 @@ def run_all(job: DoctorJob, env: Mapping[str, str] | None = None) -> list[Findin
         )
         shape = files or shapes.published_model(job.model.path)  # known models can be placed before they are downloaded
         placement = _check_placement(job, shape, devices, findings) if shape else None
+        findings += vllm.check(job.decode, job.launch.vllm_python, files, placement)
         splits = placement.is_split if placement else _may_split(job)
         findings += distributed.check(env, job.device_map.strategy.value, splits, len(devices.gpus))
         if placement and job.devices is None:

@@ -45,13 +45,18 @@ class JobCommand:
     words: tuple[str, ...]  # overrides as the user wrote them, each KEY=VALUE
     launch: LaunchConfig
     per_task: int = 1  # shards of a task
-    strict: bool = False  # strict=true, perhaps by a preset
+    resets: tuple[str, ...] = ()  # overrides that a task needs more; see `task_resets`
     cwd: str = ""  # the folder that relative paths are relative to
     program: tuple[str, ...] = ()  # the command that starts hymt-batch, for a scheduler on machines like this one
 
     @property
     def folder(self) -> Path:
         return Path(self.cwd, self.output_dir, self.name)
+
+    @property
+    def shown_folder(self) -> Path:
+        """The folder as the user gave it."""
+        return Path(self.output_dir, self.name)
 
     @property
     def grace_s(self) -> int:
@@ -69,13 +74,25 @@ class JobCommand:
             dropped |= {f"launch.{name}" for name in OWN_OF_A_RUN} | OF_THE_FOLDER
         dropped |= {"name", "output_dir"}  # those of a point of a sweep are not as they were written
         words = [word for word in self.words if word.partition("=")[0] not in dropped]
-        if task and self.strict:  # a warning is no reason to repeat a task, or to end the others
-            words.append("strict=false")
-        return [*words, *self.folder_words()]
+        return [*words, *(self.resets if task else ()), *self.folder_words()]
 
     def folder_words(self) -> list[str]:
         """Return the overrides that name the folder; all that some jobs need."""
         return [f"name={self.name}", *([] if self.output_dir == "outputs" else [f"output_dir={self.output_dir}"])]
+
+
+def task_resets(*, strict: bool, overwrite: bool, on_mismatch: str, on_input_change: str) -> tuple[str, ...]:
+    """Return the overrides that take back what a task must not have, also where a preset sets it.
+
+    A warning is no reason to repeat a task, or to end the others (strict). `prepare` decides the rest.
+    """
+    resets = {
+        "strict=false": strict,
+        "overwrite=false": overwrite,
+        "on_mismatch=refuse": on_mismatch != "refuse",
+        "on_input_change=refuse": on_input_change != "refuse",
+    }
+    return tuple(word for word, is_needed in resets.items() if is_needed)
 
 
 def of_this_machine() -> tuple[str, ...]:

@@ -51,6 +51,7 @@ def crontab_line(job: JobCommand) -> str:
     command = f"cd -- {shlex.quote(job.cwd)} && {{ {run}; }}"
     return "\n".join(
         [
+            "# crontab -e, and add this:",
             "# a mail only if the job did not end with 0; two runs never work at once (the second ends with 5);",
             "# a job that was stopped (75) or killed is continued by the next run",
             f"{schedule_of(job)} {command.replace('%', chr(92) + '%')}",

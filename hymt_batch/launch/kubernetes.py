@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from collections.abc import Callable
 from typing import Any
 
 from hymt_batch.errors import ConfigError, ExitCode
 from hymt_batch.launch import cron
 from hymt_batch.launch.command import NO_RETRY, NO_RETRY_OF_JOB, JobCommand
-from hymt_batch.launch.prepared_job import num_shards
+from hymt_batch.launch.prepared_job import num_shards, prepare_words
 
 MAX_NAME_CHARS = 40  # with a suffix and the index of a pod, at most 52 and 63
 CONTAINER = "hymt-batch"
@@ -55,11 +56,17 @@ def _comment(job: JobCommand) -> str:
     if job.launch.schedule is not None:
         return "# kubectl apply -f FILE\n"
     name, space = object_name(job.name), f" -n {job.launch.namespace}" if job.launch.namespace else ""
+    prepare = shlex.join(["hymt-batch", "prepare", *prepare_words(job)])
+    if len(prepare.splitlines()) > 1:
+        prepare = "hymt-batch prepare with the same settings"
     return (
-        "# The job must be prepared: hymt-batch prepare with the same settings, where its folder is mounted.\n"
-        f"# kubectl apply{space} -f FILE\n"
-        f"# kubectl wait{space} --for=condition=complete --timeout=-1s job/{name}\n"
-        f'# kubectl patch{space} job/{name}-merge --patch \'{{"spec": {{"suspend": false}}}}\'\n'
+        "# 1. In a container with the image and the volumes below, unless it is done:\n"
+        f"#    {prepare}\n"
+        f"# 2. kubectl apply{space} -f FILE\n"
+        "# 3. When all tasks have ended (this waits for their success only; get shows a failure):\n"
+        f"#    kubectl wait{space} --for=condition=complete --timeout=-1s job/{name}\n"
+        f'#    kubectl patch{space} job/{name}-merge --patch \'{{"spec": {{"suspend": false}}}}\'\n'
+        f"# If shards are missing then: kubectl delete{space} -f FILE, and again from 2; what is translated is kept.\n"
     )
 
 

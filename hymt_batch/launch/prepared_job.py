@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 from collections.abc import Sequence
@@ -19,6 +20,15 @@ from hymt_batch.shard import format_units
 
 PREPARE_SETTINGS = ("launch.devices=", "launch.part_s=")
 """Words for `prepare`, which has these settings without `launch`."""
+
+
+PREPARED_BY = "HYMT_BATCH_PREPARED_BY"
+"""Environment variable with which `prepare` leaves out what the caller says or does itself."""
+
+
+def is_called_by_launcher() -> bool:
+    """Return whether a launcher runs `prepare`, and goes on by itself."""
+    return PREPARED_BY in os.environ
 
 
 def task_lists(missing: Sequence[int], per_task: int) -> list[str]:
@@ -43,22 +53,31 @@ def prepare_words(job: JobCommand) -> list[str]:
 
 def prepare_job(job: JobCommand) -> ExitCode:
     """Prepare a job by the command, which says what it did; return its exit code."""
-    code = subprocess.run([*job.program, "prepare", *prepare_words(job)], check=False).returncode
+    environment = {**os.environ, PREPARED_BY: job.launch.target.value}
+    code = subprocess.run([*job.program, "prepare", *prepare_words(job)], env=environment, check=False).returncode
     return ExitCode(code) if code in list(ExitCode) else ExitCode.STOPPED
 
 
-def require_missing_shards(job: JobCommand) -> list[int]:
-    """Return the missing shards of a job that is prepared.
+def missing_after_prepare(job: JobCommand) -> list[int]:
+    """Return the missing shards of a job for which `prepare` succeeded: it is prepared, or it is complete.
 
     Raises:
         PreflightError: They cannot be read.
     """
-    missing = missing_shards(job, quiet=False)
+    may_have_no_plan = is_complete(job, [])  # one process translated it
+    missing = missing_shards(job, quiet=may_have_no_plan)
+    if missing is None and may_have_no_plan:
+        return []
     if missing is None:
         raise PreflightError(
             f"hymt-batch missing name={job.name} failed", fix="Run it by hand; its message says what is wrong."
         )
     return missing
+
+
+def is_complete(job: JobCommand, missing: Sequence[int]) -> bool:
+    """Return whether a job is published, of which these shards are missing."""
+    return not missing and (job.folder / "manifest.json").exists()
 
 
 def missing_shards(job: JobCommand, *, quiet: bool) -> list[int] | None:

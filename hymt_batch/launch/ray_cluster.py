@@ -24,10 +24,11 @@ from hymt_batch.child_process import die_with_parent_command
 from hymt_batch.errors import EXIT_CODE_MEANINGS, ExitCode, PreflightError
 from hymt_batch.launch.command import NO_RETRY, JobCommand
 from hymt_batch.launch.prepared_job import (
+    is_complete,
+    missing_after_prepare,
     missing_shards,
     prepare_job,
     prepare_words,
-    require_missing_shards,
     task_lists,
 )
 from hymt_batch.launch.ray_task import KILL_S, TaskEnd, run_task
@@ -87,9 +88,9 @@ def hand_over(job: JobCommand, show: Callable[[str], object]) -> ExitCode:
     ray = _import_ray()
     if (prepared := prepare_job(job)) is not ExitCode.COMPLETE:
         return prepared
-    missing = require_missing_shards(job)
-    if not missing and (job.folder / "manifest.json").exists():
-        show(f"{job.folder} is complete: nothing is left to run")
+    missing = missing_after_prepare(job)
+    if is_complete(job, missing):
+        show(f"{job.shown_folder} is complete: nothing is left to run")
         return ExitCode.COMPLETE
     ends: list[TaskEnd] = []
     if missing:

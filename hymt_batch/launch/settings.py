@@ -51,6 +51,7 @@ class LaunchConfig(SchedulerConfig):
     samples: Operation[int] = 3
     num_threads: Environment[int | None] = None
     workers: Operation[Any] = "auto"
+    vllm_python: Operation[str | None] = None
     hang_s: Operation[float] = 1800.0
     if_held: Operation[IfHeld] = IfHeld.fail
     report: Operation[bool] = True

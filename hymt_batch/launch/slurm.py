@@ -18,6 +18,8 @@ if [ -z "${{SLURM_JOB_END_TIME:-}}" ]; then  # not set by SLURM before 23.02
 	SLURM_JOB_END_TIME=$(date --date="$end" +%s 2> /dev/null)
 	export SLURM_JOB_END_TIME
 fi
+# some clusters do not bind tasks to their CPUs
+export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-${{SLURM_CPUS_ON_NODE:-1}}}}"
 signalled='' asked='' child=''
 trap 'signalled=1 asked=1; [ -z "$child" ] || kill -TERM "$child" 2> /dev/null' TERM USR1 USR2
 {command} &

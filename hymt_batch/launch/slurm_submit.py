@@ -19,13 +19,15 @@ from hymt_batch.errors import ExitCode, LeaseError, PreflightError
 from hymt_batch.launch import slurm
 from hymt_batch.launch.command import JobCommand
 from hymt_batch.launch.prepared_job import (
+    is_complete,
+    missing_after_prepare,
     missing_shards,
     prepare_job,
     prepare_words,
     queue_label,
-    require_missing_shards,
     task_lists,
 )
+from hymt_batch.records import plural
 
 MAX_ARRAY_SIZE = 1001
 """SLURM's default: indices of an array are below it."""
@@ -58,15 +60,15 @@ def hand_over(job: JobCommand, show: Callable[[str], object]) -> ExitCode:
         _check_queue(label)
         if (prepared := prepare_job(job)) is not ExitCode.COMPLETE:
             return prepared
-    missing = missing_shards(job, quiet=True) if job.launch.dry_run else require_missing_shards(job)
-    if missing is not None and not missing and (job.folder / "manifest.json").exists():
-        show(f"{job.folder} is complete: nothing is left to submit")
+    missing = missing_shards(job, quiet=True) if job.launch.dry_run else missing_after_prepare(job)
+    if missing is not None and is_complete(job, missing):
+        show(f"{job.shown_folder} is complete: nothing is left to submit")
         return ExitCode.COMPLETE
     scripts = list(plan_scripts(job, task_lists([0] if missing is None else missing, job.per_task), label))
     if job.launch.dry_run:
         show(_describe_dry_run(job, scripts, is_prepared=missing is not None))
         return ExitCode.COMPLETE
-    show(_submit(job, scripts))
+    show(_submit(job, scripts, 0 if missing is None else len(task_lists(missing, job.per_task))))
     return ExitCode.COMPLETE
 
 
@@ -112,7 +114,7 @@ def _check_queue(label: str) -> None:
         )
     if jobs := sorted(set(done.stdout.split()), key=int):
         raise LeaseError(
-            f"this job is in the queue of SLURM already: {', '.join(jobs)}",
+            f"this job is in the queue of SLURM already ({', '.join(jobs)})",
             why="a second array would do the same work twice",
             fix=f"Wait until it has ended, or run scancel {' '.join(jobs)} first.",
         )
@@ -139,7 +141,7 @@ def _sbatch(script: Script, ids: Sequence[str], path: str) -> list[str]:
     return ["sbatch", "--parsable", *dependency, path]
 
 
-def _submit(job: JobCommand, scripts: Sequence[Script]) -> str:
+def _submit(job: JobCommand, scripts: Sequence[Script], num_tasks: int) -> str:
     """Write and submit the scripts; return what to tell the user."""
     folder = Path(slurm.log_folder(job))
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,12 +161,11 @@ def _submit(job: JobCommand, scripts: Sequence[Script]) -> str:
                 fix=f"{submitted}Correct the launch. settings, and run the same command again.",
             )
         ids.append(number)
-    num_arrays = len(scripts) - 1
-    arrays = f"the tasks are {', '.join(ids[:-1])}" if num_arrays else "no shard is missing"
+    arrays = f"{plural(num_tasks, 'task')} in job {', '.join(ids[:-1])}" if num_tasks else "no shard is missing"
     return "\n".join(
         [
-            f"submitted to SLURM: {arrays}; the merge is {ids[-1]}",
-            f"  scripts and logs: {folder}",
+            f"submitted to SLURM: {arrays}; the merge is job {ids[-1]}, which begins when they have ended",
+            f"  scripts and logs: {job.shown_folder}/logs/slurm",
             f"  Watch it: squeue --name={queue_label(job)}; hymt-batch status {shlex.join(job.folder_words())}",
             "  If a task is lost, run the same command again: it submits what is missing.",
         ]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
+import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +18,22 @@ from hymt_batch.errors import ConfigError, Problem, first_line
 from hymt_batch.model import cudnn, nvidia
 from hymt_batch.model.memory import available_bytes, read_text
 
+GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/nvidiactl", "/dev/nvhost*", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
+"""Device files by which a program finds a GPU: of NVIDIA's drivers, of Jetson, of WSL, of ROCm."""
+
+
+def may_have_gpu() -> bool:
+    """Return whether anything shows a GPU, or a driver of one; a machine without needs no torch to know that."""
+    if Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi"):
+        return True
+    return sys.platform != "linux" or any(glob.glob(pattern) for pattern in GPU_FILES)
+
 
 def torch_devices() -> DeviceInventory:
-    """Return the devices that torch sees, the CPU last."""
+    """Return the devices that torch sees, the CPU last. Without a sign of a GPU, it does not import torch for that."""
     cudnn.deprioritise()
+    if "torch" not in sys.modules and not may_have_gpu():
+        return DeviceInventory((cpu_device(),))
     import torch
 
     devices, warnings = [], []

@@ -105,6 +105,14 @@ class PreparedModel:
 REPORT_VERSIONS = "Report this with the versions that `hymt-batch doctor` prints."
 
 
+def set_num_threads(num_threads: int | None) -> None:
+    """Set the number of CPU threads of torch; None leaves the choice to torch."""
+    if num_threads is not None:
+        import torch
+
+        torch.set_num_threads(num_threads)
+
+
 def load_model(prepared: PreparedModel, tokenizer: Tokenizer) -> LoadedModel:
     """Load the weights onto the planned devices, check every weight, and run the canary prompts.
 
@@ -120,6 +128,7 @@ def load_model(prepared: PreparedModel, tokenizer: Tokenizer) -> LoadedModel:
             canary prompts disagree; or every placement runs out of memory.
     """
     start_time, failed_strategies = time.monotonic(), list[str]()
+    set_num_threads(prepared.num_threads)
     for placement in prepared.placements:
         load = partial(_load_on_placement, prepared, placement, tokenizer)
         attempt = run_within_memory(load, placement.device.name)

@@ -6,6 +6,7 @@ Every check that is cheap runs here, before the weights are read (`load.py`). Do
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from hymt_batch.model import files as model_files
 from hymt_batch.model import hashes
 from hymt_batch.model.detect_devices import torch_devices
 from hymt_batch.model.files import ModelFiles
-from hymt_batch.model.load import PreparedModel
+from hymt_batch.model.load import PreparedModel, set_num_threads
 from hymt_batch.model.requirements import check_libraries
 from hymt_batch.model.settings import Dtype, ModelConfig, dtype_bytes
 
@@ -51,10 +52,8 @@ def prepare_model(
     files = model_files.verify(folder, commit)
     check_libraries(files, config.attention)
     devices = (find_devices or torch_devices)()
-    if num_threads is not None:
-        import torch
-
-        torch.set_num_threads(num_threads)
+    if "torch" in sys.modules:  # else `load` does it: a job that has nothing to decode needs no torch
+        set_num_threads(num_threads)
     plan = plan_placement(config, device_map, devices, files)
     placement = plan.placements[0]
     warnings = [warning.text for warning in (*plan.warnings, *placement.warnings)]

@@ -220,14 +220,30 @@ def scatter(title: str, about: str, dots: Sequence[Dot], x_name: str, y_name: st
     if len(best) > 1:
         path = "L".join(f"{x.position(a):.1f} {y.position(b):.1f}" for a, b in best)
         marks.append(element("path", d=f"M{path}", class_="mark", fill="none"))
-    for dot in dots:
-        at_x, at_y = x.position(dot.x), y.position(dot.y)
-        kind = "dot.best" if dot.best else "dot"
-        marks.append(element(f"circle.{kind}", cx=at_x, cy=at_y, r=5.5))
-        is_right = at_x > width - 60
-        side, anchor = (-10, "end") if is_right else (10, "start")
-        marks.append(text(at_x + side, at_y + 4, str(dot.number), anchor, "label"))
+    places = [(x.position(dot.x), y.position(dot.y)) for dot in dots]
+    for dot, (at_x, at_y) in zip(dots, places, strict=True):
+        marks.append(element("circle.dot.best" if dot.best else "circle.dot", cx=at_x, cy=at_y, r=5.5))
+    for dot, (at_x, at_y, anchor) in zip(dots, _label_places(places, (left, width - 14)), strict=True):
+        marks.append(text(at_x, at_y, str(dot.number), anchor, "label"))
     return svg(title, about, marks, width=width, height=height)
+
+
+def _label_places(dots: Points, ends: tuple[float, float]) -> list[tuple[float, float, str]]:
+    """Return where the number of each dot stands: at its right, left, top or bottom, where the fewest others are."""
+    taken = list(dots)  # middles of dots and of labels
+    places = []
+    for at_x, at_y in dots:
+        sides = [(10, 4, "start", 16), (-10, 4, "end", -16), (0, -10, "middle", 0), (0, 20, "middle", 0)]
+        fitting = [side for side in sides if ends[0] < at_x + side[3] < ends[1]]
+
+        def crowd(side: tuple[int, int, str, int], at_x: float = at_x, at_y: float = at_y) -> int:
+            middle_x, middle_y = at_x + side[3], at_y + side[1] - 4
+            return sum(abs(x - middle_x) < 15 and abs(y - middle_y) < 11 for x, y in taken)
+
+        best = min(fitting, key=crowd)
+        taken.append((at_x + best[3], at_y + best[1] - 4))
+        places.append((at_x + best[0], at_y + best[1], best[2]))
+    return places
 
 
 def _padded(start: float, end: float, values: Sequence[float]) -> Axis:

@@ -17,8 +17,9 @@ MAX_SHOWN = 24  # examples of all flags, and of all statuses
 
 def render_flags(data: JobData) -> Markup:
     sums = data.figures
+    rate = element("p.note", words.language_rate(data.job.output_settings)) if data.job.output_settings else None
     if not sums.flags:
-        return section("Flags", element("p", "No row has a flag."))
+        return section("Flags", element("p", "No row has a flag."), rate)
     order = sorted(sums.flags, key=lambda flag: (flag == BLANK, -sums.flags[flag], flag))
     largest = max(sums.flags.values())
     rows = [
@@ -39,6 +40,7 @@ def render_flags(data: JobData) -> Markup:
     return section(
         "Flags",
         element("p.note", about),
+        rate,
         shown,
         *(_examples(flag, reservoir, sums.flags[flag], len(found), data) for flag, reservoir in found),
         element("p.note", f"No example is at hand of: {', '.join(without)}.") if without else None,

@@ -42,6 +42,7 @@ th code, td code { white-space: nowrap; }
 .pill.bad { background: var(--bad-back); color: var(--bad); }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 0; padding: 0; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 14px; }
+.tile { min-width: 0; overflow-wrap: anywhere; }
 .tile dt { color: var(--muted); font-size: 13px; }
 .tile dd { margin: 0; font-size: 23px; line-height: 1.3; font-weight: 600; font-variant-numeric: tabular-nums; }
 .tile dd small { display: block; font-size: 13px; font-weight: 400; color: var(--muted); }

@@ -65,7 +65,7 @@ def render(name: str, points: Sequence[Point], made_by: str) -> bytes:
     metric = next((m for m in METRICS if sum(point.score(m) is not None for point in points) > 1), None)
     complete = sum(point.is_complete for point in points)
     kind, state = ("good", "complete") if complete == len(points) else ("warn", "not complete")
-    best = _best(points, metric)
+    best = not_beaten(points, metric)
     sections = [_summary(points, complete), _picture(points, metric, best), _table(points, metric, best)]
     lead = f"A sweep of {plural(len(points), 'point')}, {complete:,} of them complete"
     now = datetime.now(UTC).timestamp()
@@ -101,7 +101,7 @@ def _quality(point: Point, metric: str | None) -> float | None:
     return None if flags is None else -flags
 
 
-def _best(points: Sequence[Point], metric: str | None) -> set[str]:
+def not_beaten(points: Sequence[Point], metric: str | None) -> set[str]:
     """Return the names of the complete points that no other one beats in one measure without losing in the other."""
     measured = [
         (point.name, point.rows_per_s, quality)
@@ -125,8 +125,8 @@ def _picture(points: Sequence[Point], metric: str | None, best: set[str]) -> Mar
         return None
     name = METRICS[metric] if metric else "flags per 100 rows"
     about = (
-        f"Further right is faster, further up is better ({name}). Filled points are those that no other point beats in "
-        "one of the two without losing in the other; the numbers are those of the table."
+        f"Further right is faster (without loading the model), further up is better ({name}). Filled points are those "
+        "that no other point beats in one of the two without losing in the other; the numbers are those of the table."
     )
     picture = chart.scatter("Speed and quality", about, dots, "rows a second", name)
     caption = element("figcaption", "Speed and quality", element("small", about))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 STATUSES = {
     "ok": "translated, or copied because there was nothing to translate",
     "copied": "the translation equals the source; it is kept",
@@ -57,3 +60,15 @@ MARKS = {
     "bisected": "a row killed its process, and the unit was halved until that row was alone",
     "not_captured": "captured steps could not be used",
 }
+
+
+def language_rate(settings: Mapping[str, Any]) -> str:
+    """Return at what rate the language of rows was identified, by the output settings of the job."""
+    share = float(settings.get("check.flag.identify_share") or 0)
+    if share <= 0:
+        return "The language of rows was judged by their script and letters alone (check.flag.identify_share=0)."
+    rate = "of each row" if share >= 1 else f"of {100 * share:g} % of the rows"
+    return (
+        f"Where script and letters leave it open, the language {rate} was identified, from 30 characters on "
+        f"(check.flag.identify_share={share:g})."
+    )

@@ -68,7 +68,8 @@ def open_executor(
     """Open an executor: this process with its own model, or worker processes with one replica each.
 
     Worker processes are used for more than one replica; if more than one worker is requested, even if this machine has
-    CPU cores for only one; and if decoding a part has ended its process too often.
+    CPU cores for only one; if decoding a part has ended its process too often; and for an engine that has a process of
+    its own, which may die.
 
     Args:
         job: All settings.
@@ -89,7 +90,7 @@ def open_executor(
     for warning in choice.warnings:
         log.warning("%s", warning.text)
     log.info("%s", choice.describe(job.launch.workers))
-    if choice.uses_workers or output.attempts.needs_isolation:
+    if choice.uses_workers or output.attempts.needs_isolation or job.decode.in_worker:
         _collect_garbage_rarely()
         specs = worker_specs(job, model, choice)
         last_resort = _last_resort(job, model, specs)

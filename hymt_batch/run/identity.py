@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch import batch, fs, manifest, prompt
+from hymt_batch import batch, code_state, fs, manifest, prompt
+from hymt_batch.decode import engine
 from hymt_batch.decode.registry import Draws
 from hymt_batch.decode.settings import Method, resolved_sampling
 from hymt_batch.formats.text_encoding import UTF8
@@ -34,14 +35,22 @@ class ResolvedJob:
     model: Mapping[str, Any]  # identity of the prepared model: hashes, commit, family, dtype
     template: prompt.PromptTemplate
     part_limits: batch.PartLimits
+    device: str = ""  # the name of the hardware that the model is on
 
     @property
     def sampling(self) -> dict[str, Any]:
         """The sampling parameters, and the engine if the job may sample and the engine draws in its own way."""
         decode, check = self.job.decode, self.job.check
         may_sample = decode.method is Method.sampling or check.retry.max_attempts > 1 or "retry" in check.code_steps
-        engine = {"drawn_by": decode.engine} if may_sample and decode.draws is Draws.own else {}
-        return {**resolved_sampling(decode, self.job.model.sampling), **engine}
+        drawn_by = {"drawn_by": self._drawn_by} if may_sample and decode.draws is Draws.own else {}
+        return {**resolved_sampling(decode, self.job.model.sampling), **drawn_by}
+
+    @property
+    def _drawn_by(self) -> str:
+        """What decides the draws of an engine that draws in its own way: the engine, its version and the device."""
+        name = self.job.decode.engine
+        describe: Callable[[str | None], str] | None = getattr(engine.find(name), "describe_draws", None)
+        return name if describe is None else f"{describe(self.job.launch.vllm_python)} on {self.device}"
 
     @property
     def retry_sampling(self) -> dict[str, Any] | None:
@@ -130,10 +139,22 @@ ENVIRONMENT_RESOLVERS: dict[str, tuple[str, ...]] = {
 
 
 def build_identity(
-    job: TranslateJob, model: Mapping[str, Any], template: prompt.PromptTemplate, part_limits: batch.PartLimits
+    job: TranslateJob,
+    model: Mapping[str, Any],
+    template: prompt.PromptTemplate,
+    part_limits: batch.PartLimits,
+    device: str = "",
 ) -> Any:
-    """Return the resolved value of every setting that changes the text or the rows of a part."""
-    resolved = ResolvedJob(job, model, template, part_limits)
+    """Return the resolved value of every setting that changes the text or the rows of a part.
+
+    Args:
+        job: The job's settings.
+        model: The identity of the prepared model.
+        template: The prompt template.
+        part_limits: The limits of parts.
+        device: The name of the hardware that the model is on; recorded only with an engine whose draws depend on it.
+    """
+    resolved = ResolvedJob(job, model, template, part_limits, device)
     covered = {key for resolver in IDENTITY_RESOLVERS.values() for key in resolver.settings}
     own = values_of(job, SettingClass.identity)
     recorded = {key: value for key, value in own.items() if key not in covered}
@@ -172,7 +193,8 @@ def build_environment(job: TranslateJob, resolved: Mapping[str, Any] | None = No
         for key, value in values_of(job, SettingClass.environment).items()
         if key not in covered
     }
-    return {"hymt_batch": importlib.metadata.version("hymt-batch"), **own, **(resolved or {})}
+    code = {"code": commit} if (commit := code_state.commit()) is not None else {}
+    return {"hymt_batch": importlib.metadata.version("hymt-batch"), **code, **own, **(resolved or {})}
 
 
 def auto_keys(job: TranslateJob) -> frozenset[str]:
@@ -188,7 +210,11 @@ def auto_keys(job: TranslateJob) -> frozenset[str]:
 
 
 def alias_identities(
-    job: TranslateJob, model: Mapping[str, Any], template: prompt.PromptTemplate, num_parameters: int
+    job: TranslateJob,
+    model: Mapping[str, Any],
+    template: prompt.PromptTemplate,
+    num_parameters: int,
+    device: str = "",
 ) -> list[Any]:
     """Return the identities that this job would have if `auto` had resolved differently when the job was created.
 
@@ -200,7 +226,7 @@ def alias_identities(
     if job.check.code_ladder == "auto":
         jobs += [with_code_ladder(alias, []) for alias in jobs]
     all_limits = [batch.resolve_part_limits(job.batch, num_parameters, on_gpu) for on_gpu in (False, True)]
-    return [build_identity(alias, model, template, limits) for alias in jobs for limits in all_limits]
+    return [build_identity(alias, model, template, limits, device) for alias in jobs for limits in all_limits]
 
 
 def with_generation_prompt(job: TranslateJob, add: bool) -> TranslateJob:

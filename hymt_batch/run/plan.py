@@ -69,11 +69,12 @@ class Plan:
         """
         template = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
         part_limits = batch.resolve_part_limits(job.batch, model.num_parameters, model.on_gpu)
+        device = model.placement.device.label
         return cls(
             template,
             part_limits,
-            identity.build_identity(job, model.identity, template, part_limits),
-            identity.alias_identities(job, model.identity, template, model.num_parameters),
+            identity.build_identity(job, model.identity, template, part_limits, device),
+            identity.alias_identities(job, model.identity, template, model.num_parameters, device),
             {**model.environment, **identity.build_environment(job)},
             model.max_context,
         )

@@ -35,7 +35,8 @@ class _OpenedEngine:
 
 def _engine_settings(job: TranslateJob | PlanJob) -> object:
     """Return what an engine is made from, besides the model; jobs for which it is equal can share an engine."""
-    return job.decode, job.model.sampling, job.batch.max_rows, job.batch.max_tokens, job.check.needs_logprobs
+    batch = job.batch.max_rows, job.batch.max_tokens
+    return job.decode, job.model.sampling, batch, job.check.needs_logprobs, job.launch.vllm_python
 
 
 _LOGGERS = (logging.getLogger("hymt_batch"), logging.getLogger("py.warnings"))
@@ -142,6 +143,7 @@ class Replica:
             max_rows=job.batch.max_rows,
             max_tokens=job.batch.max_tokens,
             logprobs=job.check.needs_logprobs,
+            python=job.launch.vllm_python,
             on_finished=lambda rows, tokens: self._on_batch(rows, tokens),
         )
         return _OpenedEngine(settings, context, open_engine(context, check_stop))

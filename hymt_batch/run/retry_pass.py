@@ -175,7 +175,7 @@ def resolve_plan(settings: Settings, model: PreparedModel, job_identity: JsonDic
     if settings.changes("batch"):
         limits = replace(resolved.part_limits, plan=limits.plan)
     resolved = Plan.resolve(job, model)
-    of_pass = identity.build_identity(job, model.identity, resolved.template, limits)
+    of_pass = identity.build_identity(job, model.identity, resolved.template, limits, model.placement.device.label)
     return job, replace(resolved, part_limits=limits, identity=of_pass)
 
 

@@ -10,23 +10,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import select
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
+from hymt_batch.child_process import IGNORED_SIGNALS, exit_with_parent
 from hymt_batch.doctor.explain import explain_errors
 from hymt_batch.errors import HymtError, first_line
 from hymt_batch.model import prepare
 from hymt_batch.run import message
 from hymt_batch.run.replica import Replica
-from hymt_batch.run.worker_process import IGNORED_SIGNALS
 
 if TYPE_CHECKING:
     from hymt_batch.schema import TranslateJob
@@ -104,21 +101,6 @@ def main(arguments: Sequence[str]) -> int:
             traceback.print_exc()
             return 1
     return 0
-
-
-def exit_with_parent(pipe: Connection) -> None:
-    """End this process once the other end is closed, even during the minutes of loading a model.
-
-    `child_process.die_with_parent_command` does the same where the system has a signal for it; this works everywhere.
-    """
-    poll = select.poll()
-    poll.register(pipe.fileno(), getattr(select, "POLLRDHUP", 0))  # poll always reports a closed end
-
-    def watch() -> None:
-        poll.poll()
-        os._exit(0)
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 if __name__ == "__main__":

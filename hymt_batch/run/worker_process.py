@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch import child_process
+from hymt_batch.child_process import IGNORED_SIGNALS
 from hymt_batch.run.oom import read_oom_kills
 
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 
 COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "hymt_batch.run.worker")
 """Starts a worker; -P prevents the import of a user's folder that has the name of one of our packages."""
-
-IGNORED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
-"""Signals that a worker ignores: the parent receives them too, and lets the running part finish."""
 
 EXIT_TIMEOUT_S = 1.0
 """Seconds that a worker has to exit after it closed its socket, before it is killed."""

@@ -44,7 +44,7 @@ def discard_inputs(
     paths_in_use: Collection[str] = (),
     updated: Collection[str] = (),
 ) -> None:
-    """Remove outputs and state of some inputs: first the manifest, then the outputs, then the state.
+    """Remove outputs and state of some inputs: first the manifest, then the outputs, durably, then the state.
 
     The state shows which bytes the job wrote itself; any other output file is kept in set_aside/.
 
@@ -60,6 +60,7 @@ def discard_inputs(
     recorded_sha256s = set_aside.recorded_sha256s(fs, folder)
     remove(fs, folder / "manifest.json")
     fs.fsync_dir(folder)
+    parents = set[Path]()  # of all outputs, also of those that a killed run removed
     for input in inputs:
         closed_path = manifest.closed_state_folder(folder, input.file_id) / "file.json"
         found = (file_record.read_record(fs, folder, input), file_record.read_record_at(fs, closed_path, input))
@@ -78,6 +79,10 @@ def discard_inputs(
         for path in (*paths, *manifest.list_paths(folder, input.rel).values()):
             remove(fs, path)
             remove_empty_folders(fs, folder, path.parent)
+            parents.add(path.parent)
+    # before the job is without these inputs: afterwards, nobody removes an output that a power loss brings back
+    for path in sorted({_existing(fs, folder, parent) for parent in parents}):
+        fs.fsync_dir(path)
     for input in inputs:
         check_lease()
         remove_file_state(fs, manifest.file_state_folder(folder, input.file_id))
@@ -91,6 +96,13 @@ def remove_empty_folders(fs: Fs, folder: Path, path: Path) -> None:
         while path.parent != folder and not list_names(fs, path):
             fs.rmdir(path)
             path = path.parent
+
+
+def _existing(fs: Fs, folder: Path, path: Path) -> Path:
+    """Return a folder below an output folder, or the nearest one above it that exists."""
+    while path != folder and stat_or_none(fs, path) is None:
+        path = path.parent
+    return path
 
 
 def wipe(fs: Fs, folder: Path, inputs: Sequence[Input], check_lease: Callable[[], None]) -> None:

@@ -317,7 +317,7 @@ class Publisher:
 
     def _preserve_foreign(self, input: Input, sha256: str) -> bool:
         if (earlier := self._to_retire.pop(input.file_id, None)) is not None:
-            retired.keep(self._fs, self._folder, earlier, self._folders.ensure)
+            retired.keep(self._fs, self._folder, earlier, self._folders.ensure, sha256)
         ours = (sha256, self._own_sha256s.pop(input.out_rel, None))
         return set_aside.preserve_foreign(self._fs, self._folder, input.out_rel, ours, self._folders.ensure)
 

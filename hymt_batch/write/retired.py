@@ -26,7 +26,7 @@ def today() -> date:
     return datetime.now(UTC).date()
 
 
-def keep(fs: Fs, folder: Path, out_rel: str, make_folder: Callable[[Path], None]) -> None:
+def keep(fs: Fs, folder: Path, out_rel: str, make_folder: Callable[[Path], None], new_sha256: str = "") -> None:
     """Give a file of translated/ a second, durable name in retired/; does nothing if there is no such file.
 
     Args:
@@ -34,6 +34,8 @@ def keep(fs: Fs, folder: Path, out_rel: str, make_folder: Callable[[Path], None]
         folder: The output folder, whose lease the caller holds.
         out_rel: The file's path below translated/.
         make_folder: Creates a folder that survives a power loss.
+        new_sha256: sha256 of the file that is about to take its place. If a run was killed after it published that file
+            and before it recorded it, the file is there already: it is no earlier version.
 
     Raises:
         OSError: The file system failed; nothing was lost.
@@ -43,6 +45,8 @@ def keep(fs: Fs, folder: Path, out_rel: str, make_folder: Callable[[Path], None]
     if stat is None or stat.kind != "file":
         return
     sha256 = hash_file(fs, path)[1]
+    if sha256 == new_sha256:
+        return
     target = folder / "retired" / today().isoformat() / out_rel
     # another version of the file may have been retired on the same day
     for name in (target.name, *(f"{target.name}.{sha256[:digits]}" for digits in (8, 64))):

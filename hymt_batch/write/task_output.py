@@ -14,12 +14,13 @@ from pathlib import Path
 from hymt_batch.errors import DeviceError, HymtError, IdentityError, InputChangedError, LeaseError, MissingError
 from hymt_batch.fs import OS_FS
 from hymt_batch.fs_protocol import Fs
-from hymt_batch.records import Input, Shard, ShardRecord
+from hymt_batch.records import Input, Prompt, Shard, ShardRecord
 from hymt_batch.shard import format_units
 from hymt_batch.storage_error import output_folder_error, wrap_os_errors
 from hymt_batch.write import file_record, ownership, path_check
 from hymt_batch.write.attempts import AttemptMarkers
 from hymt_batch.write.claim import Claims
+from hymt_batch.write.closed_rows import NOTHING_KNOWN, KnownRows
 from hymt_batch.write.job_output import JobOutput, OpenedFolder
 from hymt_batch.write.lease import LeaseTimes
 from hymt_batch.write.ownership import RequestedJob
@@ -64,6 +65,12 @@ class TaskOutput(JobOutput):
         self._shards_left: dict[int, set[tuple[str, int]]] = {}  # unit -> its shards without a record
         own = {(file.input.file_id, shard.index) for unit in self._open_units for file, shard in unit.shards()}
         self.attempts = AttemptMarkers(fs, folder, lambda file_id, shard_index: (file_id, shard_index) in own)
+
+    def find_known(self, shard: Shard, prompts: Sequence[Prompt]) -> KnownRows:
+        """See `JobOutput.find_known`. An update records that it began: only then is the folder of all files listed."""
+        if self._job.changes is None and not self._job.earlier:
+            return NOTHING_KNOWN
+        return super().find_known(shard, prompts)
 
     @classmethod
     def open(

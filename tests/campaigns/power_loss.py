@@ -15,6 +15,7 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +27,21 @@ A_WORLD = 1500  # maximum number of states of one job before the next job
 DAMAGED = 0.05  # number of damaged states, divided by that of power-loss states
 
 
-def run(seed: int, size: int, work: Path) -> dict[str, Any]:
-    """Explore `size` states that a power loss leaves, divided equally between the worlds."""
+def run(seed: int, size: int, work: Path, only: Sequence[str] = ()) -> dict[str, Any]:
+    """Explore `size` states that a power loss leaves, divided equally between the worlds, or those of some names."""
+    explored = [(make, kind) for make, kind in worlds.EXPLORED if not only or make.__name__ in only]
     tally, rng, began = Tally(), random.Random(seed), time.monotonic()
     work.mkdir(parents=True, exist_ok=True)
     gc.freeze()
     gc.set_threshold(50_000)
-    limit = max(20, min(A_WORLD, size // len(worlds.EXPLORED) + 1))
+    limit = max(20, min(A_WORLD, size // len(explored) + 1))
     with simulated():
         while tally.states < size:
-            for make, kind in worlds.EXPLORED:
+            for make, kind in explored:
                 if tally.states < size:
                     worlds.explore(work, rng, tally, make, kind, min(limit, size - tally.states))
-            worlds.corrupt(work, rng, tally, int(limit * len(worlds.EXPLORED) * DAMAGED))
+            if not only:
+                worlds.corrupt(work, rng, tally, int(limit * len(explored) * DAMAGED))
     return {
         "passed": not tally.broken,
         "failures": tally.broken,
@@ -57,9 +60,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=20261124)
     parser.add_argument("--size", type=int, default=20_000)
     parser.add_argument("--work", type=Path)
+    names = sorted({make.__name__ for make, _ in worlds.EXPLORED})
+    parser.add_argument("--only", nargs="+", choices=names, default=(), metavar="WORLD", help=", ".join(names))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        figures = run(arguments.seed, arguments.size, arguments.work or Path(folder))
+        figures = run(arguments.seed, arguments.size, arguments.work or Path(folder), arguments.only)
     for failure in figures["failures"]:
         print(failure)
     figures["states_per_s"] = round(1000 * figures["states"] / max(1, figures["milliseconds"]))

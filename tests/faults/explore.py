@@ -144,6 +144,7 @@ def broken_after_crash(tree: dict[str, bytes | None], world: World, acknowledged
             broken.append(f"I1: {path} is visible and wrong")
     if world.edited is not None and world.edited not in (d for p, d in tree.items() if p.startswith(THEIRS)):
         broken.append("I18: a user's change in translated/ is lost")
+    broken += lost_outputs(tree, world)
     manifest_bytes = tree.get("/job/manifest.json")
     if manifest_bytes is not None and world.durable:
         broken += missing_outputs(manifest_bytes, tree, world)
@@ -163,6 +164,23 @@ def broken_after_crash(tree: dict[str, bytes | None], world: World, acknowledged
         if world.durable and not any(path in tree for path in (new, old)):
             broken.append(f"I12: {old} is removed before {new} is there")
     return broken
+
+
+def lost_outputs(tree: dict[str, bytes | None], world: World) -> list[str]:
+    """Return the outputs that an update removed or replaced before they were retired."""
+    kept = [data for path, data in tree.items() if path.startswith("/job/retired/")]
+    return [
+        f"I18: {path} is neither published nor retired"
+        for path, data in world.retired.items()
+        if tree.get(path) != data and data not in kept
+    ]
+
+
+def badly_retired(fs: SimFS, world: World) -> list[str]:
+    """Return violations if retired/ has more or less than each output once, after the job."""
+    files = [data for path, data in fs.tree().items() if path.startswith("/job/retired/") and data is not None]
+    expected = [data for path, data in world.retired.items() if world.golden.get(path) != data]
+    return [] if sorted(files) == sorted(expected) else [f"I18: {len(files)} files in retired/, not {len(expected)}"]
 
 
 def with_taken_folders(tree: dict[str, bytes | None]) -> dict[str, bytes | None]:
@@ -302,6 +320,7 @@ def recover(fs: SimFS, world: World, seen: Seen, acknowledged: frozenset[str], i
     except Exception as error:
         return [f"I9: {error!r}"]
     broken = broken_when_complete(fs, world) + leftovers(fs, world) + extra_set_aside(fs, world)
+    broken += badly_retired(fs, world) if world.retired else []
     if world.renamed and seen.decoded:
         broken.append(f"I6: decoded for new output settings: {sorted(seen.decoded)}")
     if world.durable and not world.options.get("overwrite") and (decoded_again := seen.decoded & acknowledged_before):

@@ -30,6 +30,7 @@ from hymt_batch.write import (
     cleanup,
     closed_rows,
     file_record,
+    input_list,
     lease,
     manifest_contents,
     open_files,
@@ -40,6 +41,7 @@ from hymt_batch.write import (
     published_file,
     publisher,
     record_store,
+    retired,
     row_lines,
     row_record,
     set_aside,
@@ -548,6 +550,9 @@ SEEN_BY = {
     "the manifest stays while an update works": "update",
     "a run that lost its lease closes the state of a file": "update",
     "what a killed update took is not given back": "update",
+    "an output is removed before it is retired": "retired",
+    "the removal of an output whose input is gone is not synced": "retired",
+    "a run that was killed retires the new version of a file": "retired",
     "a new pass takes the place of one that another run began": "pass",
     "a pass becomes part of the job when it begins": "pass",
     "a pass becomes part of the job before its rows are recorded": "pass",
@@ -762,6 +767,32 @@ def _() -> Any:
     return patched((update, "remove", remove), (publisher, "remove", remove))
 
 
+@mutant("an output is removed before it is retired")
+def _() -> Any:
+    original = input_list.take_inputs
+
+    def take_inputs(*given: Any) -> Any:
+        *others, keep, check_lease = given
+        late: list[str] = []
+        taken = original(*others, keep and late.append, check_lease)
+        for out_rel in late:
+            keep(out_rel)
+        return taken
+
+    return patched((input_list, "take_inputs", take_inputs))
+
+
+@mutant("the removal of an output whose input is gone is not synced")
+def _() -> Any:
+    return patched((cleanup, "_existing", lambda fs, folder, path: folder))
+
+
+@mutant("a run that was killed retires the new version of a file")
+def _() -> Any:
+    original = retired.keep
+    return patched((retired, "keep", lambda *given: original(*given[:4])))
+
+
 @mutant("a pass becomes part of the job when it begins")
 def _() -> Any:
     original = Output.open_pass
@@ -939,6 +970,12 @@ def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
     for _ in range(3):
         worlds.explore(folder, rng, tally, worlds.update, Explorer, size // 3)
     worlds.explore(folder, rng, tally, worlds.update, TakenOverInTakes, size)
+
+
+@harness("retired")
+def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
+    for _ in range(3):
+        worlds.explore(folder, rng, tally, worlds.update_retired, Explorer, size)
 
 
 @harness("damage")

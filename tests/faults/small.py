@@ -20,6 +20,7 @@ import uuid
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,7 +35,7 @@ from hymt_batch.run.commit_result import commit_result
 from hymt_batch.run.unit import Unit
 from hymt_batch.run.unit_reader import GetRecord, read_units
 from hymt_batch.source.shards import SkippedShard
-from hymt_batch.write import claim, identity_versions, lease, lease_holder, shard_plan
+from hymt_batch.write import claim, identity_versions, lease, lease_holder, retired, shard_plan
 from hymt_batch.write.claim import TaskRule
 from hymt_batch.write.job_output import JobOutput
 from hymt_batch.write.lease import LeaseTimes
@@ -147,6 +148,7 @@ def simulated() -> Iterator[None]:
         (lease, "threading", SimpleNamespace(Thread=_NoThread, Event=threading.Event, Lock=threading.Lock)),
         (files, "RETRY_DELAYS_S", (0.0, 0.0)),
         (files, "time", SimpleNamespace(sleep=clock.sleep)),
+        (retired, "today", lambda: date(2026, 11, 24)),
         (translate, "batch", SimpleNamespace(plan_parts=_plan_parts)),
     ]
     originals = [getattr(owner, name) for owner, name, _ in changes]
@@ -194,6 +196,7 @@ class World:
     older: dict[str, bytes] = field(default_factory=dict)  # path -> bytes, allowed until the new files exist
     edited: bytes | None = None  # a user's change in translated/: it must stay there or be in set_aside/
     damaged: bytes | None = None  # bytes of a damaged part
+    retired: dict[str, bytes] = field(default_factory=dict)  # outputs that must stay there or be in retired/
     stale: bool = False  # listings hide names and show removed ones
     tidy: bool = True  # no temporary file may remain at the end
     config: WriteConfig = field(default_factory=WriteConfig)

@@ -10,7 +10,8 @@ from typing import Any
 
 from hymt_batch import file_units, manifest
 from hymt_batch.errors import HymtError
-from hymt_batch.write.settings import OnError, WriteConfig, WriteFormat
+from hymt_batch.write.input_changes import hash_input
+from hymt_batch.write.settings import OnError, Retire, WriteConfig, WriteFormat
 from tests.fakes import upper
 from tests.faults.explore import Copy, Erring, Explorer, Tally, Zombies, copying, recover_damaged
 from tests.faults.simfs import EndlessRunError, SimFS
@@ -226,29 +227,78 @@ def redo(
     return world
 
 
-def update(folder: Path, rng: random.Random) -> World:
+def update(folder: Path, rng: random.Random, name: str = "update", **options: Any) -> World:
     """A finished job over two files, of which the first then changed: rows moved, some are new; it runs with update.
 
     A new row stands in the first and in the last shard, so that rows of the new version could be taken for known ones.
     """
-    old = make("update", folder, rng, files=2, mark="-old", has_keys=True)
+    old = make(name, folder, rng, files=2, mark="-old", has_keys=True, **options)
     part_way(old.start, old, 1000)
+    return updated(folder, rng, old, "new")
+
+
+def updated(folder: Path, rng: random.Random, old: World, mark: str) -> World:
+    """Return a world whose first file changed after its job ran as `old`; it runs with update."""
     texts = [document.text or "" for document in old.documents["in.txt"]]
     kept = [text for text in texts if rng.random() < 0.7]
-    lines = ["new twice", *rng.sample(kept, len(kept)), "changed", "empty again", "new twice"]
-    path = folder / "update-new0"
+    lines = [f"{mark} twice", *rng.sample(kept, len(kept)), f"changed {mark}", "empty again", f"{mark} twice"]
+    world = with_first_file(old, folder / f"update-{mark}0", lines)
+    world.known = frozenset(text for text in texts if not text.startswith("empty"))
+    return begun_as_update(world)
+
+
+def with_first_file(old: World, path: Path, lines: list[str]) -> World:
+    """Return a world whose first file has other lines, and lies at another path."""
     path.write_text("".join(f"{line}\n" for line in lines))
     input = replace(old.inputs[0], path=str(path), size=path.stat().st_size)
-    world = replace(
-        old,
-        inputs=[input, *old.inputs[1:]],
-        documents={**old.documents, input.rel: list(upper.read(input))},
-        known=frozenset(text for text in texts if not text.startswith("empty")),
-        options={"on_input_change": "update"},
+    documents = {**old.documents, input.rel: list(upper.read(input))}
+    return replace(old, inputs=[input, *old.inputs[1:]], documents=documents)
+
+
+def begun_as_update(world: World, **options: Any) -> World:
+    """Return a world that starts in its folder as it is, and runs with update."""
+    return replace(
+        world,
+        options={"on_input_change": "update", **options},
         goes_on=True,
-        older=final_bytes(old.start),
+        older=final_bytes(world.start),
+        start=world.start.after_power_loss("whole", (True,) * 99),
     )
-    world.start = old.start.after_power_loss("whole", (True,) * 99)
+
+
+def update_changed_again(folder: Path, rng: random.Random) -> World:
+    """An update that was killed anywhere, after which the file changed once more, perhaps back to what it was."""
+    first = update(folder, rng, "update, changed again")
+    lines = [document.text or "" for document in first.documents["in.txt"]]
+    part_way(first.start, first, rng.choice([rng.randrange(20, 120), 60, 80, 1000]))
+    record = first.start.tree().get(f"{HOME}/.hymt/f{first.inputs[0].file_id}/file.json") or b""
+    is_published = hash_input(first.inputs[0])["sha256"].encode() in record
+    known = frozenset(line for line in lines if not line.startswith("empty")) if is_published else first.known
+    if rng.random() < 0.3:
+        now = (folder / "update,_changed_again-old0").read_text().splitlines()
+    else:
+        now = ["again", *(line for line in lines if rng.random() < 0.6), "changed again", "empty", "again"]
+    world = with_first_file(first, folder / "update-again0", now)
+    world.known = known
+    return begun_as_update(world)
+
+
+def update_retired(folder: Path, rng: random.Random) -> World:
+    """An update of a changed file that keeps earlier outputs, while the input of another one is gone."""
+    config = WriteConfig(retire=Retire.all)
+    world = update(folder, rng, "update, retired", config=config)
+    gone = world.inputs.pop()
+    world.documents = {rel: documents for rel, documents in world.documents.items() if rel != gone.rel}
+    world.__post_init__()
+    world.retired = {path: data for path, data in world.older.items() if path.startswith("/job/translated/")}
+    return world
+
+
+def update_with_other_settings(folder: Path, rng: random.Random) -> World:
+    """An update with settings of another identity: what is translated stays."""
+    world = update(folder, rng, "update, other settings")
+    world.identity = {**world.identity, "decode": {"method": "other"}}
+    world.options = {**world.options, "on_mismatch": "keep"}
     return world
 
 
@@ -408,6 +458,15 @@ EXPLORED: list[tuple[Make, type[Explorer]]] = [
     (update, Explorer),
     (update, Zombies),
     (update, Erring),
+    (update_changed_again, Explorer),
+    (update_changed_again, Zombies),
+    (update_changed_again, Erring),
+    (update_retired, Explorer),
+    (update_retired, Zombies),
+    (update_retired, Erring),
+    (update_with_other_settings, Explorer),
+    (update_with_other_settings, Zombies),
+    (update_with_other_settings, Erring),
     (redo, Zombies),
     (a_long_row, Explorer),
     (a_damaged_run, Explorer),

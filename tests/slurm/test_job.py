@@ -59,7 +59,7 @@ def parts(folder: Path) -> dict[str, tuple[int, int]]:
 
 def ids_of(text: str) -> tuple[list[str], str]:
     """Return the numbers of the arrays and of the merge that `launch=slurm` printed."""
-    match = re.search(r"the tasks are ([\d, ]+); the merge is (\d+)", text)
+    match = re.search(r"tasks? in job ([\d, ]+); the merge is job (\d+)", text)
     assert match, text
     return match[1].split(", "), match[2]
 
@@ -88,6 +88,9 @@ def test_a_lost_task_is_named_and_only_its_shards_are_done_again(slurm_cluster: 
     assert re.search(rf"\b{LOST}\b", log.read_text()), "it names the shard"
     assert not list((folder / "translated").glob("*.txt"))
     assert hymt(slurm_cluster, tmp_path, "missing", "name=n")[:2] == (ExitCode.MISSING, f"{LOST}\n")
+
+    code, _, err = hymt(slurm_cluster, tmp_path, "merge", "name=n")
+    assert code == ExitCode.MISSING and f"1 of {NUM_SHARDS} shards of outputs/n are missing: {LOST}." in err
 
     before = parts(folder)
     code, out, err = hymt(slurm_cluster, tmp_path, "translate", *to_slurm)

@@ -55,7 +55,7 @@ def submit(
     launch = LaunchConfig(target=Target.slurm, gpus_per_task=1, grace_s=3.0, **settings)  # type: ignore[arg-type]
     job = JobCommand("n", "outputs", overrides, launch, cwd=str(cwd), program=PROGRAM)
     assert slurm_submit.hand_over(job, shown.append) is ExitCode.COMPLETE
-    match = re.search(r"the tasks are (\d+); the merge is (\d+)", shown[0])
+    match = re.search(r"1 task in job (\d+); the merge is job (\d+)", shown[0])
     assert match, shown
     return match[1], match[2]
 

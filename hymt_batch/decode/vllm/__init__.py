@@ -1,0 +1,1 @@
+"""vLLM as an engine; start at `engine.py`."""

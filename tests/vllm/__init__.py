@@ -1,0 +1,1 @@
+"""Tests with a real vLLM in an interpreter of its own."""
