@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ FOLDER_FLAGS = os.O_DIRECTORY | os.O_CLOEXEC
 TRAVERSE_FLAGS = FOLDER_FLAGS | getattr(os, "O_PATH", os.O_RDONLY)  # traversing a folder needs no read permission
 MAX_OPEN_FOLDERS = 8
 """Folders that a tree keeps open: those of the lease, of one file's state and of its output, and the ones above."""
+MIN_DESCRIPTORS = 256
+"""A process that may open fewer files keeps no folder open."""
 FRESH_S = 0.002
 """Seconds for which an open folder is used again."""
 
@@ -47,6 +50,7 @@ class FolderTree:
         """
         self._prefix = None if root is None else _prefix(os.fspath(root))
         self._folders: dict[str, OpenFolder] = {}  # path from the root on -> the folder, if it was opened just now
+        self._max_open = MAX_OPEN_FOLDERS if resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= MIN_DESCRIPTORS else 0
 
     def parent(self, path: Path, sibling: str | None = None) -> OpenParent:
         """Return a context that opens the parent folder of a path, for calls that take `dir_fd`.
@@ -112,9 +116,10 @@ class FolderTree:
             if error.filename == name:
                 error.filename = f"{self._prefix}{path}"
             raise
-        if path not in self._folders and len(self._folders) >= MAX_OPEN_FOLDERS:
+        if path not in self._folders and len(self._folders) >= self._max_open:
             self._folders.clear()
-        self._folders[path] = folder
+        if self._max_open:
+            self._folders[path] = folder
         return folder
 
     def forget(self, path: Path) -> None:

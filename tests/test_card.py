@@ -15,6 +15,7 @@ from hymt_batch.card import store, text
 from hymt_batch.check import language_id
 from hymt_batch.fs import OS_FS
 from hymt_batch.report import words
+from hymt_batch.run import kept_settings
 from jobs import __main__ as front
 from tests.fakes.job import run as run_job
 from tests.html_page import Page
@@ -195,6 +196,18 @@ def test_the_commit_of_a_checkout_and_whether_files_differ_from_it(
     assert code_state.of_checkout(tmp_path) == f"{commit}+changes"
 
 
-def test_the_commit_is_part_of_the_environment(finished: Path) -> None:
-    environments = manifest.read(OS_FS, finished / "out" / "n")["environments"]
-    assert [environment.get("code") for environment in environments] == [code_state.commit()]
+def test_the_folder_keeps_the_commits_that_ran_its_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".hymt").mkdir()
+    monkeypatch.setattr(kept_settings.stored_settings, "of_job", lambda job: {"launch": {}, "seed": 1})
+    job: Any = None
+    for commit in ("first", None, "second", "first"):
+        monkeypatch.setattr(code_state, "commit", lambda commit=commit: commit)
+        kept_settings.save(OS_FS, tmp_path, job)
+    assert kept_settings.read_commits(OS_FS, tmp_path) == ["first", "second"]
+
+
+def test_the_commit_is_in_the_card_and_not_in_the_environment(finished: Path) -> None:
+    assert run(finished) == 0
+    card = card_of(finished)
+    assert not any("code" in environment for environment in card["environments"])
+    assert card["commits"] == ([] if (commit := code_state.commit()) is None else [commit])

@@ -91,7 +91,7 @@ def refusal(*words: str, job: str = "translate") -> str:
         ("model.dtype=bf16", "Write model.dtype=bfloat16."),
         ("model=tencent/HY-MT1.5-1.8B", "Did you mean model=hy_mt1.5_1.8b?"),
         ("model=Qwen/Qwen2-7B", "write model.path=Qwen/Qwen2-7B"),
-        ("decode.engine=vllm", "write decode.engine=auto"),
+        ("decode.engine=sglang", "write decode.engine=auto"),
         ("decode=beam", "There is no beam search"),
         ("write=json", "Write write=jsonl."),
         ("launch.progress=none", "Write launch.progress=off."),

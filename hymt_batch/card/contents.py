@@ -60,6 +60,7 @@ def gather(fs: Fs, folder: Path, licence: str | None = None, about: str | None =
         "texts": manifest.count_texts([value]),
         "errors_total": count_error_rows(value["counts"]),
         "model": _model(fs, folder, value),
+        "commits": kept_settings.read_commits(fs, folder),
         "seed": (value["identity"].get("decode") or {}).get("seed"),
         "evaluation": _evaluation(fs, folder),
     }

@@ -173,6 +173,8 @@ def _environments(card: JsonDict) -> str:
     lines = [f"## Hardware and versions\n\nThe rows were decoded in {plural(len(environments), 'environment')}."]
     for environment in environments:
         lines.append(table(["", ""], [[code(key), code(_value(value))] for key, value in sorted(environment.items())]))
+    if card["commits"]:
+        lines.append(f"Commit of hymt-batch: {', '.join(map(code, card['commits']))}.")
     if card.get("degraded"):
         marks = ", ".join(f"{code(mark)} {count:,}" for mark, count in card["degraded"].items())
         lines.append(f"What happened on the way: {marks}.")

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch import batch, code_state, fs, manifest, prompt
+from hymt_batch import batch, fs, manifest, prompt
 from hymt_batch.decode import engine
 from hymt_batch.decode.registry import Draws
 from hymt_batch.decode.settings import Method, resolved_sampling
@@ -193,8 +193,7 @@ def build_environment(job: TranslateJob, resolved: Mapping[str, Any] | None = No
         for key, value in values_of(job, SettingClass.environment).items()
         if key not in covered
     }
-    code = {"code": commit} if (commit := code_state.commit()) is not None else {}
-    return {"hymt_batch": importlib.metadata.version("hymt-batch"), **code, **own, **(resolved or {})}
+    return {"hymt_batch": importlib.metadata.version("hymt-batch"), **own, **(resolved or {})}
 
 
 def auto_keys(job: TranslateJob) -> frozenset[str]:
