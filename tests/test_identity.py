@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hymt_batch import batch, code_state, config, manifest, prompt, schema
+from hymt_batch import batch, config, manifest, prompt, schema
 from hymt_batch.cli.override import collect_settings
 from hymt_batch.model import detect_devices, prepare
 from hymt_batch.model import files as model_files
@@ -309,7 +309,6 @@ def test_the_identity_and_the_environment_are_those_that_version_2_recorded(name
     assert {key: settings[renamed.get(key, key)] for key in earlier_settings} == earlier_settings
     environment = identity.build_environment(job, {"device": "AMD EPYC"})
     assert environment.pop("hymt_batch")
-    assert environment.pop("code", None) == code_state.commit()  # version 2 did not record it
     assert environment.pop("kernels") == "auto"  # a setting that version 2 did not have
     assert manifest.canonical_json(environment) == manifest.canonical_json(RECORDED[name]["environment"])
 
