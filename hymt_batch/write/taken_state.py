@@ -98,9 +98,20 @@ def give_back(fs: Fs, taken: Path) -> None:
     except OSError:
         if stat_or_none(fs, path) is None:
             raise
-        if (kind == "f" and not record_bytes(fs, taken)) or (kind == "p" and not record_bytes(fs, path)):
-            _add_missing(fs, taken, path)  # both are of the same version, and not finished
-        remove(fs, taken)
+        _join(fs, taken, path)
+
+
+def _join(fs: Fs, taken: Path, path: Path) -> None:
+    """Give what is needed of a taken folder to the one that is in its place by now."""
+    kind, is_finished = taken.name[0], bool(record_bytes(fs, path))
+    if kind == "f" and record_bytes(fs, taken) and not is_finished:  # the version before, which was being closed
+        closed = path.with_name(f"c{path.name[1:]}")
+        remove(fs, closed)  # an older one
+        fs.rename(taken, closed)
+        return
+    if not is_finished and kind in "fp":  # both are of the same version
+        _add_missing(fs, taken, path)
+    remove(fs, taken)
 
 
 def give_back_all(fs: Fs, folder: Path) -> None:

@@ -87,12 +87,24 @@ def test_parts_that_were_written_meanwhile_are_kept_with_those_that_are_given_ba
     assert not tree(fs, taken)
 
 
-def test_a_published_state_never_overwrites_a_newer_one(fs: SimFS) -> None:
+@pytest.mark.parametrize("has_older", [False, True])
+def test_the_version_before_is_closed_if_a_new_one_was_begun_meanwhile(fs: SimFS, has_older: bool) -> None:
     put(fs, FILE, fileDOTjson=b"old", s0DOTrows=b"old")
+    if has_older:
+        put(fs, CLOSED, fileDOTjson=b"older", s1DOTrows=b"older")
     assert taken_state.take(fs, FILE, b"old")
     put(fs, FILE, s0_p0=b"new")
     taken_state.give_back_all(fs, HOME)
     assert tree(fs, FILE) == {"s0/p0": b"new"}
+    assert tree(fs, CLOSED) == {"file.json": b"old", "s0.rows": b"old"}
+
+
+def test_the_version_before_gives_way_to_a_finished_one(fs: SimFS) -> None:
+    put(fs, FILE, fileDOTjson=b"old")
+    assert taken_state.take(fs, FILE, b"old")
+    put(fs, FILE, fileDOTjson=b"new")
+    taken_state.give_back_all(fs, HOME)
+    assert fs.listdir(ROOT) == [FILE.name, "passes"] and tree(fs, FILE) == {"file.json": b"new"}
 
 
 def test_a_half_removed_closed_generation_is_removed(fs: SimFS) -> None:
