@@ -67,23 +67,21 @@ class OsFs:
     close = staticmethod(os.close)  # NFS reports a full disk here
 
     def link(self, source: Path, target: Path) -> None:
-        if _same_folder(source, target):
-            with self._tree.parent(source, target.name) as (name, dir_fd):
-                new_name = os.fspath(target) if dir_fd is None else target.name
-                os.link(name, new_name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
-        else:
-            with self._open_parent(source) as (name, dir_fd), self._open_parent(target) as (new_name, new_dir_fd):
-                os.link(name, new_name, src_dir_fd=dir_fd, dst_dir_fd=new_dir_fd, follow_symlinks=False)
+        self._between(os.link, source, target, follow_symlinks=False)
 
     def rename(self, source: Path, target: Path) -> None:
         self._tree.forget(source)  # it may be a folder
+        self._between(os.rename, source, target)
+
+    def _between(self, operation: Callable[..., None], source: Path, target: Path, **options: bool) -> None:
+        """Call an operation on two paths; a folder that both are in is opened once."""
         if _same_folder(source, target):
             with self._tree.parent(source, target.name) as (name, dir_fd):
                 new_name = os.fspath(target) if dir_fd is None else target.name
-                os.rename(name, new_name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+                operation(name, new_name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd, **options)
         else:
             with self._open_parent(source) as (name, dir_fd), self._open_parent(target) as (new_name, new_dir_fd):
-                os.rename(name, new_name, src_dir_fd=dir_fd, dst_dir_fd=new_dir_fd)
+                operation(name, new_name, src_dir_fd=dir_fd, dst_dir_fd=new_dir_fd, **options)
 
     def unlink(self, path: Path) -> None:
         with self._open_parent(path) as (name, dir_fd):

@@ -123,8 +123,7 @@ class PassRows:
 
     def _table(self, number: int) -> PassTable | None:
         if number not in self._tables:
-            job_pass = self._passes[number]
-            table = self._tables[number] = read_twice(lambda: PassTable.open(self._fs, self._folder, job_pass))
+            table = self._tables[number] = PassTable.open(self._fs, self._folder, self._passes[number])
             if table is None:
                 self._report_damage(f"the record of pass {number} is missing or damaged")
         return self._tables[number]

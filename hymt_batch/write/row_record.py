@@ -29,10 +29,10 @@ VERSION = 1
 KIND = FileKind("record", "rows-1", VERSION)
 RECORD_NAME = re.compile(r"s(\d{7,})\.rows")
 LEVEL = 1
+"""Level of zlib: 3 us of processor time a row, a fifth of the size of the parts; level 6 costs 7 us for a seventh."""
 SMALL_BYTES = 4096
 """Rows of at most this size are compressed in a window of as many bytes: zlib clears 256 KiB for a larger one, which
 takes five times as long as the compression."""
-"""Level of zlib: 3 us of processor time a row, a fifth of the size of the parts; level 6 costs 7 us for a seventh."""
 
 
 @dataclass(frozen=True, slots=True)
