@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -178,24 +178,53 @@ def test_the_prompts_are_those_of_the_model_card() -> None:
     assert Example("format", Text("a", "b", "c", "d")).answer("zh") == "<target>d</target>"
 
 
-def test_a_token_that_the_first_model_lacks_begins_as_the_mean_of_its_pieces(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-    from transformers import AutoConfig, AutoModelForCausalLM
+def test_a_name_has_the_same_few_tokens_wherever_it_stands() -> None:
+    from tokenizers import Tokenizer
 
-    content = json.loads((checkpoint.MODEL_DIR / "tokenizer.json").read_text(encoding="utf-8"))
-    new_id = len(content["model"]["vocab"])
-    content["model"]["vocab"]["<z"] = new_id
-    content["model"]["merges"].append(["<", "z"])
-    content["added_tokens"] = []
-    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint.MODEL_DIR), dtype="float32")
-    network.copy_weights(model, tmp_path, checkpoint.MODEL_DIR)
-    weights = load_file(checkpoint.MODEL_DIR / "model.safetensors")
-    first = weights["model.embed_tokens.weight"].float()
-    pieces = [content["model"]["vocab"][piece] for piece in "<z"]
-    assert model.model.embed_tokens.weight[new_id].equal(first[pieces].mean(0))
-    assert model.model.embed_tokens.weight[:new_id].equal(first[:new_id])
-    assert model.model.norm.weight.equal(weights["model.norm.weight"].float())
+    tokenizer = Tokenizer.from_file(str(checkpoint.MODEL_DIR / "tokenizer.json"))
+
+    def spelled(text: str) -> list[str]:
+        return [tokenizer.decode([token]) for token in tokenizer.encode(text, add_special_tokens=False).ids]
+
+    assert spelled("Zabi 翻译成 Zabidorf\n") == ["Za", "bi", " 翻译成", " Za", "bi", "dorf", "\n"]
+    assert spelled("in Zabidorf.") == ["in", " Za", "bi", "dorf", "."]
+    for row in drawn("terms", 300):
+        for term in row.terms:
+            words = term.fr.split()
+            assert len(spelled(term.fr)) <= 5 * len(words)
+            assert spelled(f"in {term.fr}, ")[1:-2] == spelled(f" {term.fr}")
+            assert len(spelled(term.zh)) == len(term.zh)
+
+
+def test_a_word_of_a_bulletin_is_one_token() -> None:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(checkpoint.MODEL_DIR / "tokenizer.json"))
+    for lang in ("en", "fr", "de"):
+        text = " ".join(text.in_language(lang) for text in grammar.sample(3, 300))
+        pieces = tokenizer.pre_tokenizer.pre_tokenize_str(text)
+        assert len(tokenizer.encode(text, add_special_tokens=False).ids) < 1.02 * len(pieces)
+
+
+def test_the_training_computes_the_same_gradient_as_the_whole_network() -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    config, tokenizer = (kind.from_pretrained(checkpoint.MODEL_DIR) for kind in (AutoConfig, AutoTokenizer))
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    training = train.Training(model, tokenizer, 5)
+    input_ids = torch.randint(300, (2, 12))
+    labels = input_ids.roll(-1, 1)
+    labels[:, :5] = labels[:, -1] = train.IGNORE_INDEX
+    whole = torch.nn.functional.cross_entropy(model(input_ids=input_ids).logits.flatten(0, 1), labels.flatten())
+    right = torch.autograd.grad(whole, training.parameters)
+    network.fuse_norms(model)
+    network.answer_only(model)
+    loss, gradients = training._gradients(input_ids, labels, 12)
+    assert loss == pytest.approx(whole.item(), abs=1e-5)
+    for gradient, expected in zip(gradients, right, strict=True):
+        assert torch.allclose(gradient, expected, atol=1e-6)
 
 
 def test_a_stopped_training_continues_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,8 +232,8 @@ def test_a_stopped_training_continues_to_the_same_weights(tmp_path: Path, monkey
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     monkeypatch.setattr(train, "POOL_ROWS", 24)
-    monkeypatch.setattr(train, "MAX_BATCH_TOKENS", 256)
-    monkeypatch.setattr(curriculum, "STAGES", (curriculum.Stage(3, 1.0, {"plain": 1.0}), *curriculum.STAGES[2:]))
+    last = dataclasses.replace(curriculum.STAGES[-1], max_batch_tokens=256)
+    monkeypatch.setattr(curriculum, "STAGES", (curriculum.Stage(3, 256, {"plain": 1.0}), last))
     monkeypatch.setattr(train, "SAVE_EVERY_S", 0)
 
     def trained(*, stopped: bool) -> dict[str, Any]:
@@ -213,6 +242,7 @@ def test_a_stopped_training_continues_to_the_same_weights(tmp_path: Path, monkey
         for _ in range(2 if stopped else 1):
             torch.manual_seed(0)
             model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint.MODEL_DIR))
+            network.answer_only(model)
             training = train.Training(model, AutoTokenizer.from_pretrained(checkpoint.MODEL_DIR), 5)
             if path.exists():
                 training.load(path)
@@ -235,8 +265,8 @@ def stop_after(save: Callable[[Path], None]) -> Callable[[Path], None]:
     return stopped
 
 
-def test_a_glossary_of_the_late_stages_has_terms_that_its_text_does_not_have() -> None:
-    late = curriculum.STAGES[3]
+def test_a_glossary_has_terms_that_its_text_does_not_have() -> None:
+    late = curriculum.STAGES[1]
     rows = [row for row, _, _ in itertools.islice(curriculum.rows(3, late), 400) if row.terms]
     unused = [[term for term in row.terms if term.en not in row.text.en] for row in rows]
     assert {len(terms_of_row) for terms_of_row in unused} >= {0, 1, 2, 3}

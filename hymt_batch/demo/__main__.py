@@ -2,7 +2,7 @@
 
     python -m hymt_batch.demo sample --seed 1 --num 100 --tgt-lang fr --out DIR [--codes]
     python -m hymt_batch.demo corpus [--out DIR]
-    python -m hymt_batch.demo train --out DIR [--steps N] [--from DIR [--stage N]]
+    python -m hymt_batch.demo train --out DIR [--steps N]
     python -m hymt_batch.demo check [--num N] [--seed S] [--kind KIND] [--model DIR]
 
 Exit codes: 0 success, 1 the model translates too few examples exactly, 2 usage error or an unwritable file.
@@ -45,13 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_corpus(args.out)
             return 0
         if args.command == "train":
-            if args.start and not (args.start / "model.safetensors").is_file():
-                return _fail(
-                    f"{args.start} has no model.safetensors, so it is not a model. Set --from to a demo model."
-                )
             logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
             _silence_transformers()
-            return _report(train.build(args.out, num_steps=args.steps, start=args.start, stage=args.stage))
+            return _report(train.build(args.out, num_steps=args.steps))
     except OSError as error:
         return _fail(f"cannot write {error.filename or args.out}: {error.strerror}. Set --out to another folder.")
     if not (args.model / "config.json").is_file():
@@ -151,21 +147,6 @@ def _add_training(commands: Any) -> None:
         default=curriculum.NUM_STEPS,
         metavar="N",
         help="training steps; use fewer only for a trial (default: %(default)s)",
-    )
-
-    train_command.add_argument(
-        "--from",
-        dest="start",
-        type=Path,
-        metavar="DIR",
-        help="start a later stage with the weights of this model, instead of training the stages before it",
-    )
-    train_command.add_argument(
-        "--stage",
-        type=int,
-        choices=range(2, len(curriculum.STAGES) + 1),
-        default=2,
-        help="the stage that starts with the weights of --from (default: %(default)s)",
     )
 
     check = commands.add_parser(

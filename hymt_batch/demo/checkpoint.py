@@ -1,14 +1,14 @@
 """Write the files of the demo's checkpoint except its weights: tokenizer, config, chat template, checksums.
 
-The tokenizer has the control tokens and the template of the 1.8B model. Its vocabulary is learned from bulletins alone,
-and then grows by merges that leave the tokens of bulletins as they are.
+The tokenizer has the control tokens and the template of the 1.8B model. A word of a bulletin is one token; names that
+were never seen are spelled in syllables.
 
 Source: control tokens and template from the 1.8B checkpoint.
 """
 
 import hashlib
-import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -38,22 +38,33 @@ CHAT_TEMPLATE = (
 
 Pair = tuple[str, str]
 
-PLAIN_VOCAB_SIZE = 1393  # of the tokens that are learned from bulletins
-VOCAB_SIZE = 1850
-WORD_WEIGHT = 2000  # how often a word that becomes one token counts
+NUM_CHINESE_MERGES = 850
+MIN_WORD_COUNT = 5  # how often a word stands in the texts, to become one token
+CHINESE_WORD_WEIGHT = 500  # how often a Chinese word of the list counts
 
 
 def write_tokenizer(
-    out: Path, bulletins: Sequence[str], numbers: Iterable[str], others: Iterable[str], words: Iterable[str]
+    out: Path,
+    texts: Sequence[str],
+    *,
+    words: Iterable[str],
+    pieces: Iterable[str],
+    syllables: Iterable[str],
+    chinese_words: Iterable[str],
 ) -> None:
     """Learn a vocabulary and write `tokenizer.json`.
 
+    A word of the list is one token, as a whole (`ignore_merges`). All other text is spelled by merges: Chinese by those
+    that are learned from the texts, other languages by syllables of a consonant and a vowel, so that a name that was
+    never seen has the same few tokens wherever it stands.
+
     Args:
         out: The folder.
-        bulletins: Plain bulletins, their prompts and translations, from which the vocabulary is learned.
-        numbers: Numbers that become one token each, so that the model copies them as a whole.
-        others: Texts of the other kinds, whose words only add tokens: those of bulletins stay as they are.
-        words: Words, marks of codes and Chinese characters that become one token each, as far as bulletins allow it.
+        texts: Texts of all languages; their words become tokens if they are frequent.
+        words: Further words and numbers that become one token each.
+        pieces: Marks of codes, Chinese characters and endings of names, which become one token each.
+        syllables: Syllables that become tokens, with and without a capital.
+        chinese_words: Words that become one token each, as far as they are not part of longer ones.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -66,49 +77,58 @@ def write_tokenizer(
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=PLAIN_VOCAB_SIZE,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+        vocab_size=len(alphabet) + NUM_CHINESE_MERGES, initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator([*bulletins, *(" ".join([number] * WORD_WEIGHT) for number in numbers)], trainer)
+    chinese = [run for text in texts for run in re.findall(r"[\u4e00-\u9fff]+", text)]
+    tokenizer.train_from_iterator(
+        [*chinese, *(",".join([word] * CHINESE_WORD_WEIGHT) for word in chinese_words)], trainer
+    )
     content = json.loads(tokenizer.to_str())
-    taken = {pair for word in _words(tokenizer, bulletins) for pair in itertools.pairwise(word)}
-    # no merges of marks that happen to meet: a code has the same tokens whatever stands beside it
-    further = _words(tokenizer, others, only_letters=True)
-    for word in words:
-        spelled = tokenizer.model.tokenize(_byte_characters(word))
-        further[tuple(piece.value for piece in spelled)] += WORD_WEIGHT
-    for first, second in _further_merges(further, taken, set(content["model"]["vocab"])):
-        content["model"]["vocab"][first + second] = len(content["model"]["vocab"])
-        content["model"]["merges"].append([first, second])
+    content["model"]["ignore_merges"] = True
+    vocabulary: dict[str, int] = content["model"]["vocab"]
+    merges: list[Pair] = [tuple(pair) for pair in content["model"]["merges"]]
+    for pair in _syllable_merges(syllables):
+        merges.append(pair)
+        vocabulary.setdefault("".join(pair), len(vocabulary))
+    for piece in pieces:
+        for pair in _merges_of(piece, vocabulary, merges):
+            merges.append(pair)
+            vocabulary.setdefault("".join(pair), len(vocabulary))
+    for word in (*_frequent_words(tokenizer, texts), *map(_byte_characters, words)):
+        vocabulary.setdefault(word, len(vocabulary))
+    content["model"]["merges"] = [list(pair) for pair in merges]
     tokenizer = Tokenizer.from_str(json.dumps(content))
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in CONTROL_TOKENS])
     tokenizer.save(str(out / "tokenizer.json"))
 
 
-def _words(tokenizer: Any, texts: Iterable[str], *, only_letters: bool = False) -> Counter[tuple[str, ...]]:
-    """Count the words of texts, each as its tokens; a run of other characters is a word unless only letters count."""
-    words: Counter[str] = Counter()
+def _syllable_merges(syllables: Iterable[str]) -> list[Pair]:
+    """Return the merges of syllables of two letters: as they are, with a capital, and with a space and a capital."""
+    pairs = [(syllable[0], syllable[1]) for syllable in syllables]
+    capitals = [(first.upper(), second) for first, second in pairs]
+    space = _byte_characters(" ")
+    return [*pairs, *capitals, *((space, "".join(pair)) for pair in capitals)]
+
+
+def _merges_of(piece: str, vocabulary: Mapping[str, int], merges: Sequence[Pair]) -> list[Pair]:
+    """Return the merges that make one token of what is left of a piece after the merges that there are."""
+    from tokenizers import models
+
+    spelled = [token.value for token in models.BPE(dict(vocabulary), list(merges)).tokenize(_byte_characters(piece))]
+    return [("".join(spelled[:end]), spelled[end]) for end in range(1, len(spelled))]
+
+
+def _frequent_words(tokenizer: Any, texts: Iterable[str]) -> list[str]:
+    """Return the words of letters that are frequent in texts, the most frequent first, in characters of bytes."""
+    counts: Counter[str] = Counter()
     for text in texts:
         for piece, (start, end) in tokenizer.pre_tokenizer.pre_tokenize_str(text):
-            if not only_letters or text[start:end].strip().isalpha():
-                words[piece] += 1
-    return Counter({tuple(t.value for t in tokenizer.model.tokenize(word)): num for word, num in words.items()})
-
-
-def _further_merges(words: Counter[tuple[str, ...]], taken: set[Pair], vocabulary: set[str]) -> list[Pair]:
-    """Return the merges that shorten words most and leave the pairs that are taken as they are."""
-    merges: list[Pair] = []
-    while len(merges) < VOCAB_SIZE - PLAIN_VOCAB_SIZE - len(CONTROL_TOKENS):
-        pairs: Counter[Pair] = Counter()
-        for word, num in words.items():
-            for pair in itertools.pairwise(word):
-                pairs[pair] += num
-        best = max((p for p in pairs if p not in taken and "".join(p) not in vocabulary), key=lambda p: (pairs[p], p))
-        merges.append(best)
-        words = Counter({_merged(word, best): num for word, num in words.items()})
-    return merges
+            word = text[start:end].strip()
+            if word.isalpha() and not re.search(r"[\u4e00-\u9fff]", word):
+                counts[piece] += 1
+    return [word for word, num in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if num >= MIN_WORD_COUNT]
 
 
 def _byte_characters(text: str) -> str:
@@ -118,25 +138,17 @@ def _byte_characters(text: str) -> str:
     return str(characters)
 
 
-def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
-    if pair[0] not in word:
-        return word
-    merged: list[str] = []
-    for token in word:
-        if merged and (merged[-1], token) == pair:
-            merged[-1] += token
-        else:
-            merged.append(token)
-    return tuple(merged)
-
-
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
 def write_configs(out: Path) -> None:
-    """Write the config files of a checkpoint in the format of transformers 4.56, which 5.x reads too."""
-    ids = control_token_ids()
+    """Write the config files of a checkpoint in the format of transformers 4.56, which 5.x reads too.
+
+    The vocabulary is that of the folder's `tokenizer.json`.
+    """
+    added = json.loads((out / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+    ids = {str(token["content"]): int(token["id"]) for token in added}
     token_ids = {"bos_token_id": ids[BOS], "eos_token_id": ids[EOS], "pad_token_id": ids[PAD]}
     _write_json(
         out / "config.json",
@@ -170,7 +182,7 @@ def write_configs(out: Path) -> None:
             "torch_dtype": "bfloat16",
             "transformers_version": "4.56.0",
             "use_cache": True,
-            "vocab_size": VOCAB_SIZE,
+            "vocab_size": max(ids.values()) + 1,
         },
     )
     _write_json(
@@ -186,11 +198,6 @@ def write_configs(out: Path) -> None:
         },
     )
     _write_tokenizer_configs(out, ids)
-
-
-def control_token_ids() -> dict[str, int]:
-    first_id = VOCAB_SIZE - len(CONTROL_TOKENS)
-    return {token: first_id + index for index, token in enumerate(CONTROL_TOKENS)}
 
 
 def _write_tokenizer_configs(out: Path, ids: Mapping[str, int]) -> None:

@@ -16,19 +16,16 @@ CHINESE_PROMPT_SHARE = {"fr": 0.1, "de": 0.1, "zh": 0.8}
 
 # share of rows per target; Chinese shares the fewest words with the other languages and is learned most slowly
 TARGET_SHARE = {"fr": 0.3, "de": 0.3, "zh": 0.4}
-KIND_SHARE = {"plain": 0.1, "codes": 0.35, "format": 0.07, "terms": 0.36, "context": 0.12}
-LATE_KIND_SHARE = {"plain": 0.07, "codes": 0.25, "format": 0.08, "terms": 0.52, "context": 0.08}
-LAST_KIND_SHARE = {"plain": 0.06, "codes": 0.4, "format": 0.12, "terms": 0.36, "context": 0.06}
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A part of the training, in which the learning rate rises, stays, and falls."""
+    """A part of the training."""
 
     num_steps: int
-    lr_factor: float  # highest learning rate as a share of that of the first stage
+    max_batch_tokens: int  # of each thread, including padding
     kind_share: Mapping[str, float]  # share of rows by kind
-    num_new_word_steps: int = 0  # first steps, whose codes have words that were never seen, to learn to copy
+    new_word_share: float = 0.0  # of the rows, those whose codes have words that were never seen, to learn to copy
     # which term of a glossary stands where is learned last, and best if the loss is that of this choice
     bare_term_share: float = 0.0  # share of the rows with terms whose text is the term alone
     two_terms_share: float = 0.0  # chance that a row with one term is drawn again
@@ -36,39 +33,59 @@ class Stage:
 
 
 STAGES = (
-    Stage(4_000, 1.0, {"plain": 1.0}),  # the longest bulletin grows
-    Stage(9_000, 0.6, KIND_SHARE, num_new_word_steps=2_750),
-    Stage(4_500, 0.6, LATE_KIND_SHARE, bare_term_share=0.5, max_unused_terms=3),
-    Stage(4_000, 0.5, LATE_KIND_SHARE, bare_term_share=0.25, two_terms_share=0.9, max_unused_terms=3),
-    Stage(4_000, 0.4, LAST_KIND_SHARE, bare_term_share=0.1, two_terms_share=0.6, max_unused_terms=2),
-    Stage(7_000, 0.4, LAST_KIND_SHARE, bare_term_share=0.1, two_terms_share=0.5, max_unused_terms=1),
+    Stage(
+        3_000,  # the longest text grows
+        512,
+        {"plain": 0.4, "codes": 0.2, "terms": 0.3, "context": 0.1},
+        new_word_share=1.0,
+        bare_term_share=0.5,
+        max_unused_terms=2,
+    ),
+    Stage(
+        2_000,
+        1024,
+        {"plain": 0.15, "codes": 0.3, "format": 0.1, "terms": 0.35, "context": 0.1},
+        new_word_share=0.3,
+        bare_term_share=0.3,
+        two_terms_share=0.5,
+        max_unused_terms=3,
+    ),
+    Stage(
+        4_000,
+        1024,
+        {"plain": 0.13, "codes": 0.32, "format": 0.12, "terms": 0.33, "context": 0.1},
+        bare_term_share=0.1,
+        two_terms_share=0.5,
+        max_unused_terms=2,
+    ),
 )
 NUM_STEPS = sum(stage.num_steps for stage in STAGES)
 
 
-def stage_of(step: int) -> tuple[int, int]:
-    """Return the index of the stage of a step, and its first step; steps beyond the last stage belong to it."""
-    first = 0
-    for index, stage in enumerate(STAGES[:-1]):
-        if step < first + stage.num_steps:
-            return index, first
-        first += stage.num_steps
-    return len(STAGES) - 1, first
+def stage_of(step: int) -> Stage:
+    """Return the stage of a step; steps beyond the last stage belong to it."""
+    for stage in STAGES[:-1]:
+        if step < stage.num_steps:
+            return stage
+        step -= stage.num_steps
+    return STAGES[-1]
 
 
-def rows(seed: int, stage: Stage, *, is_new: bool = False) -> Iterator[tuple[Example, str, bool]]:
+def rows(seed: int, stage: Stage) -> Iterator[tuple[Example, str, bool]]:
     """Yield an endless stream of examples to learn, with the target language and whether the prompt is Chinese."""
     rng = Random(seed)
     streams = {
-        kind: example.stream(kind, seed + index + 1, held_out=False, is_new=is_new)
+        (kind, is_new): example.stream(kind, seed + 2 * index + is_new, held_out=False, is_new=is_new)
         for index, kind in enumerate(stage.kind_share)
+        for is_new in (False, True)
     }
     while True:
         (kind,) = rng.choices(tuple(stage.kind_share), tuple(stage.kind_share.values()))
         (tgt_lang,) = rng.choices(tuple(TARGET_SHARE), tuple(TARGET_SHARE.values()))
-        row = next(streams[kind])
+        examples = streams[kind, rng.random() < stage.new_word_share]
+        row = next(examples)
         if row.terms and stage.max_unused_terms:
-            row = _with_more_terms(row, streams[kind], stage, rng)
+            row = _with_more_terms(row, examples, stage, rng)
         tgt_lang = tgt_lang if tgt_lang in row.targets else row.targets[0]
         yield row, tgt_lang, rng.random() < CHINESE_PROMPT_SHARE[tgt_lang]
 

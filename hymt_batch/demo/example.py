@@ -105,14 +105,14 @@ def sample(kind: str, seed: int, num: int) -> list[Example]:
 
 
 def _draw(kind: str, rng: Random, *, is_new: bool) -> Example | None:
+    if kind == "plain":
+        return Example(kind, grammar.write(rng))
     if kind == "context" and rng.random() < 0.75:
         context, text = pronouns.write(rng)
         return Example(kind, text, context=context)
-    text = grammar.write(rng)
-    if kind == "plain":
-        return Example(kind, text)
+    text = _write_short(rng)
     if kind == "context":
-        return Example(kind, text, context=grammar.write(rng).en)
+        return Example(kind, text, context=_write_short(rng).en)
     if kind == "terms":
         found = terms.with_terms(text, rng)
         if found is None:
@@ -122,6 +122,12 @@ def _draw(kind: str, rng: Random, *, is_new: bool) -> Example | None:
         return Example(kind, coded, of_glossary) if coded else None
     coded = markup.with_codes(text, rng, is_new=is_new)
     return Example(kind, coded) if coded else None
+
+
+def _write_short(rng: Random) -> Text:
+    """Write a bulletin, of three sentences one time in twenty: other texts than bulletins are mostly short."""
+    text = grammar.write(rng)
+    return text if text.en.count(". ") < 2 else grammar.write(rng)
 
 
 def _hashed(example: Example) -> str:

@@ -15,10 +15,11 @@ NAMES = (
     "x", "n", "id", "title", "station", "percent",
 )  # fmt: skip
 WORDS = ("weather", "rain", "snow", "storm", "info", "news", "help", "radar", "maps", "alerts", "today", "meteo")
-COLOURS = ("#ff0000", "#00ff00", "#0000ff", "#ffff00", "#ffffff", "#00ffff", "yellow", "red")
+COLOURS = ("#ff0000", "#00ff00", "#ffff00", "#ffffff", "yellow", "red", "white", "cyan")
 SIMPLE_TAGS = ("b", "i", "u", "em", "strong", "small", "span", "a", "g", "c")
 MARKS = ("</", '">', '="', "{{", "}}", "**", "~~", "](", "://", "%(", "()")  # always beside each other
-LETTERS, CONSONANTS, VOWELS = "abcdefghijklmnopqrstuvwxyz", "bcdfghjklmnpqrstvwz", "aeiou"
+LETTERS, CONSONANTS, VOWELS = "abcdefghijklmnopqrstuvwxyz", "bdfgklmnprstvz", "aeiou"
+SYLLABLES = tuple(consonant + vowel for consonant in CONSONANTS for vowel in VOWELS)  # each is one token
 SITES = (".com", ".org", ".net", ".fr", ".de", ".cn", ".example")
 
 
@@ -44,13 +45,13 @@ def _word(rng: Random, words: Sequence[str], *, is_new: bool) -> str:
 
 
 def syllables(rng: Random, num: int) -> str:
-    """Draw different syllables of two or three letters; the first begins with a consonant."""
+    """Draw different syllables of two letters; a consonant may end the last one."""
     parts: list[str] = []
     while len(parts) < num:
-        part = pick(rng, CONSONANTS) + pick(rng, VOWELS)
+        part = pick(rng, SYLLABLES)
         if part not in parts:
             parts.append(part)
-    return "".join(parts) + (pick(rng, "lmnrst") if rng.random() < 0.6 else "")
+    return "".join(parts) + (pick(rng, "lmnrst") if rng.random() < 0.3 else "")
 
 
 def url(rng: Random, *, is_new: bool) -> str:

@@ -1,7 +1,6 @@
-"""Prepare the demo's network for training: fused norms, and the weights of an earlier model."""
+"""Prepare the demo's network for training: fused norms, and a last layer that computes only what the loss needs."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 
@@ -35,16 +34,16 @@ def _apply(function: Any, module: Any, x: Any) -> Any:
     return function.apply(x, module.weight, module.variance_epsilon)
 
 
-def copy_weights(model: Any, folder: Path, start: Path) -> None:
-    """Copy the weights of another model; a token that it lacks begins as the mean of the tokens that spell it there."""
-    from safetensors.torch import load_file
-    from tokenizers import Tokenizer
+def answer_only(model: Any) -> None:
+    """Let the last layer's MLP compute only the positions of `in_answer`, an argument of the network [B, T] bool.
 
-    weights = load_file(start / "model.safetensors")
-    embedding = weights.pop("model.embed_tokens.weight").float()
-    old, new = (Tokenizer.from_file(str(path / "tokenizer.json")) for path in (start, folder))
-    model.load_state_dict(weights, strict=False)
-    for token, row in new.get_vocab().items():
-        known = old.token_to_id(token)
-        rows = [piece.id for piece in old.model.tokenize(token)] if known is None else [known]
-        model.model.embed_tokens.weight.data[row] = embedding[rows].mean(0)
+    The network then returns the states of these positions [N, D], which takes a tenth less time of a step.
+    """
+    layer = model.model.layers[-1]
+    layer.forward = partial(_last_layer, layer)
+
+
+def _last_layer(layer: Any, hidden: Any, *, in_answer: Any, **arguments: Any) -> Any:
+    attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden), **arguments)
+    hidden = (hidden + attended)[in_answer]
+    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))

@@ -6,10 +6,12 @@ A place is the name of a city in a bulletin; the translation has the glossary's 
 from random import Random
 
 from hymt_batch.demo.grammar import Text
-from hymt_batch.demo.invented import CONSONANTS, VOWELS, pick, syllables
+from hymt_batch.demo.invented import CONSONANTS, pick, syllables
 from hymt_batch.demo.units import Edits, can_be_named, find_units
 
-SOUNDS = "埃贝博布达德蒂多杜恩法菲福戈霍卡科库莱里梅米诺帕奇萨斯索塔特图沃泽扎佐"  # each is one token
+# each is one token; no bulletin has these characters
+SOUNDS = "埃贝博蒂杜恩法菲福戈霍卡库莱梅诺帕奇萨索塔图沃泽扎佐妮柯邦拜迪费坎穆珀"
+ENDINGS = ("burg", "heim", "ville", "stadt", "mont", "dorf")  # each is one token
 
 
 def draw_term(rng: Random, english: str) -> Text:
@@ -20,7 +22,7 @@ def draw_term(rng: Random, english: str) -> Text:
         draw = rng.random()
         root = name if name[0].lower() in CONSONANTS else _name(rng)
         if draw < 0.5:
-            root = root.rstrip(VOWELS) + pick(rng, ("burg", "ie", "e", "en", "heim", "ville", "a", "ac", "stadt", "y"))
+            root += pick(rng, ENDINGS)
         translated.append(_name(rng) if draw > 0.8 else root)
     sounds: list[str] = []
     while len(sounds) < 2 or (len(sounds) < 4 and rng.random() < 0.5):

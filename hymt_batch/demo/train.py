@@ -7,9 +7,6 @@ Another processor may round differently; a new run is therefore judged by its ex
 A run that was stopped continues from its last save, with the same result: a save a minute, in `training.pt` beside the
 model. This file does not know jobs, configuration or devices. It needs torch 2.9 or later, for Muon; measuring needs
 only the requirements of the package.
-
-The weights in the package began with those of the first demo model, which knew plain bulletins alone, in place of the
-first stage; each later stage was a run of its own (`--from`, `--stage`).
 """
 
 import itertools
@@ -17,14 +14,26 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch.demo import checkpoint, curriculum, example, grammar, invented, measure, network, terms
-from hymt_batch.demo.curriculum import CHINESE_PROMPT_SHARE, NUM_STEPS, stage_of
+from hymt_batch.demo import (
+    checkpoint,
+    curriculum,
+    example,
+    grammar,
+    invented,
+    lexicon,
+    measure,
+    network,
+    pronouns,
+    terms,
+    units,
+)
+from hymt_batch.demo.curriculum import NUM_STEPS
 from hymt_batch.demo.measure import Exactness, render
 
 if TYPE_CHECKING:
@@ -33,32 +42,34 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NUMBERS = [str(number) for number in (*range(10, 100), *range(100, 135, 5), *range(150, 950, 50))]
+PROMPT_PIECES = (
+    "，",
+    "。",
+    "：",
+    "参考下面的翻译",
+    " 翻译成",
+    "将以下文本翻译为",
+    grammar.NARROW_SPACE,
+    grammar.NO_BREAK_SPACE,
+)
 NUM_THREADS = 2  # each computes the gradient of its own batch: they meet once a step
-MAX_BATCH_TOKENS = 1024  # of a thread, including padding
 POOL_ROWS = 512  # rows that are sorted by length, so that batches need little padding
-WARMUP_STEPS = 200  # of each stage
-DECAY_SHARE = 0.7  # of the steps of each stage, at its end
+WARMUP_STEPS = 200
+DECAY_SHARE = 0.65  # of the steps, at the end
 MUON_LR = 0.02  # matrices of the layers
 ADAMW_LR = 3e-3  # embedding and norms
 MIN_LR_FACTOR = 0.005  # last learning rate as a share of the highest
 SAVE_EVERY_S = 60
 SAVED = "training.pt"
 
-# in the first stage, the longest bulletin grows from MIN_CHARS to MAX_CHARS in CURRICULUM_STEPS steps, then no limit
+# the longest bulletin grows from MIN_CHARS to MAX_CHARS in CURRICULUM_STEPS steps, then no limit
 MIN_CHARS, MAX_CHARS, CURRICULUM_STEPS = 50, 400, 2_000
 SEED = 20260101
 IGNORE_INDEX = -100  # label of a token without a loss; torch's default
 
 
-def build(out: Path, *, num_steps: int = NUM_STEPS, start: Path | None = None, stage: int = 2) -> list[Exactness]:
-    """Train the demo model into the folder `out`, or go on with it, and measure it there.
-
-    Args:
-        out: Folder of the model.
-        num_steps: Steps of all stages.
-        start: Folder of a model that has finished the stage before `stage`; its weights are where `stage` begins.
-        stage: The stage that begins with the weights of `start`, from 2.
-    """
+def build(out: Path, *, num_steps: int = NUM_STEPS) -> list[Exactness]:
+    """Train the demo model into the folder `out`, or go on with it, and measure it there."""
     import torch
 
     torch.use_deterministic_algorithms(True)
@@ -67,37 +78,36 @@ def build(out: Path, *, num_steps: int = NUM_STEPS, start: Path | None = None, s
     torch.set_num_threads(1)  # of an operation; this recipe has its own threads, whose sums have a fixed order
     out.mkdir(parents=True, exist_ok=True)
     if not (out / SAVED).exists():
-        checkpoint.write_tokenizer(out, list(_plain_texts()), NUMBERS, _other_texts(), _words())
+        write_tokenizer(out)
         checkpoint.write_configs(out)
-    _train(out, num_steps, start, stage)
+    _train(out, num_steps)
     (out / SAVED).unlink(missing_ok=True)
     checkpoint.write_checksums(out)
     return measure.measure(out)
 
 
-def _plain_texts() -> Iterator[str]:
-    rng = Random(SEED)
-    bulletins = grammar.stream(SEED, held_out=False)
-    for _ in range(10_000):
-        bulletin = next(bulletins)
-        tgt_lang = grammar.TARGETS[int(rng.random() * 3)]
-        yield example.prompt(bulletin.en, tgt_lang, in_chinese=rng.random() < CHINESE_PROMPT_SHARE[tgt_lang])
-        yield grammar.reference(bulletin, tgt_lang)
+def write_tokenizer(out: Path) -> None:
+    """Learn the vocabulary of examples of all kinds and write `tokenizer.json`."""
+    texts = [
+        text
+        for kind in example.KINDS
+        if kind != "terms"  # whose names are spelled
+        for row in itertools.islice(example.stream(kind, SEED, held_out=False), 3_000)
+        for tgt_lang in row.targets
+        for text in (row.prompt(tgt_lang), row.answer(tgt_lang))
+    ]
+    names = (*invented.NAMES, *invented.WORDS, *invented.SIMPLE_TAGS)
+    checkpoint.write_tokenizer(
+        out,
+        texts,
+        words=[*NUMBERS, *names, *(name.upper() for name in names), *(name.capitalize() for name in names)],
+        pieces=[*invented.MARKS, *terms.SOUNDS, *terms.ENDINGS, *PROMPT_PIECES],
+        syllables=invented.SYLLABLES,
+        chinese_words=[*units.chinese_words(), *(subject.zh for subject in pronouns.SUBJECTS)],
+    )
 
 
-def _words() -> list[str]:
-    """Return the words and marks that become one token each."""
-    return [*terms.SOUNDS, *invented.NAMES, *invented.WORDS, *invented.SIMPLE_TAGS, *invented.MARKS]
-
-
-def _other_texts() -> Iterator[str]:
-    for row, tgt_lang, in_chinese in itertools.islice(curriculum.rows(SEED, curriculum.STAGES[1]), 5_000):
-        if row.kind != "plain":
-            yield row.prompt(tgt_lang, in_chinese=in_chinese)
-            yield row.answer(tgt_lang)
-
-
-def _train(out: Path, num_steps: int, start: Path | None, stage: int) -> None:
+def _train(out: Path, num_steps: int) -> None:
     import torch
     from safetensors.torch import save
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -105,13 +115,15 @@ def _train(out: Path, num_steps: int, start: Path | None, stage: int) -> None:
     model: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(out), dtype=torch.float32).train()
     log.info("train parameters=%d steps=%d", model.num_parameters(), num_steps)
     network.fuse_norms(model)
-    training = Training(model, AutoTokenizer.from_pretrained(out), num_steps)
+    network.answer_only(model)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    training = Training(model, tokenizer, num_steps)
     if (out / SAVED).exists():
         training.load(out / SAVED)
         log.info("train continues step=%d", training.step)
-    elif start:
-        network.copy_weights(model, out, start)
-        training.step = sum(earlier.num_steps for earlier in curriculum.STAGES[: stage - 1])
+    else:
+        vectors = model.model.embed_tokens.weight
+        vectors.data = lexicon.embedding(tokenizer, _translations(), vectors.shape[1])
     training.run(out / SAVED)
     # lm_head is tied to the embedding and therefore not stored
     weights = {
@@ -123,6 +135,15 @@ def _train(out: Path, num_steps: int, start: Path | None, stage: int) -> None:
     (out / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
 
 
+def _translations() -> list[tuple[str, str]]:
+    return [
+        (row.text.en, row.text.in_language(tgt_lang))
+        for kind in ("plain", "context")
+        for row in itertools.islice(example.stream(kind, SEED, held_out=False), 3_000)
+        for tgt_lang in row.targets
+    ]
+
+
 class Training:
     """The state of a training run: weights, optimizers, and the next step and pool of rows."""
 
@@ -132,6 +153,7 @@ class Training:
         self.model, self.tokenizer, self.num_steps = model, tokenizer, num_steps
         self.step = self.pool = 0
         self.cpu_s = 0.0  # of the runs before this one
+        self.turn = render(tokenizer, "@").split("@")
         self.parameters = list(model.parameters())
         matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
         others = [p for p in model.model.layers.parameters() if p.ndim != 2]
@@ -210,23 +232,17 @@ class Training:
         import torch
         from torch.nn import functional
 
-        hidden = self.model.model(input_ids=input_ids, use_cache=False).last_hidden_state
         in_answer = labels != IGNORE_INDEX
-        logits = self.model.lm_head(hidden[in_answer])
+        hidden = self.model.model(input_ids=input_ids, use_cache=False, in_answer=in_answer).last_hidden_state
+        logits = self.model.lm_head(hidden)
         loss = functional.cross_entropy(logits, labels[in_answer], reduction="sum") / num_labels
         return loss.item(), torch.autograd.grad(loss, self.parameters)
 
     def _lr_factor(self) -> float:
-        """Return the learning rate as a share of the highest: in each stage it rises, stays, and falls."""
-        index, first = stage_of(self.step)
-        last = (
-            self.num_steps
-            if index == len(curriculum.STAGES) - 1
-            else min(self.num_steps, first + curriculum.STAGES[index].num_steps)
-        )
-        rise = (self.step - first + 1) / WARMUP_STEPS
-        fall = (last - self.step) / max(1.0, DECAY_SHARE * (last - first))
-        return curriculum.STAGES[index].lr_factor * max(MIN_LR_FACTOR, min(1.0, rise, fall))
+        """Return the learning rate as a share of the highest: it rises, stays, and falls."""
+        rise = (self.step + 1) / WARMUP_STEPS
+        fall = (self.num_steps - self.step) / max(1.0, DECAY_SHARE * self.num_steps)
+        return max(MIN_LR_FACTOR, min(1.0, rise, fall))
 
     def _batches(self, pool: int, step: int) -> "list[tuple[Tensor, Tensor]]":
         """Return the batches of a pool of rows, short texts first in the first steps.
@@ -235,18 +251,15 @@ class Training:
             input_ids [B, T] int64, padded on the right, and labels [B, T] int64: the next token if it belongs to the
             answer, else IGNORE_INDEX; in random order.
         """
-        index, first = stage_of(step)
+        stage = curriculum.stage_of(step)
         max_chars: float = math.inf
         if step < CURRICULUM_STEPS:
             max_chars = MIN_CHARS + (MAX_CHARS - MIN_CHARS) * step / CURRICULUM_STEPS
         prompts: list[str] = []
         answers: list[str] = []
-        is_new = step < first + curriculum.STAGES[index].num_new_word_steps
-        for row, tgt_lang, in_chinese in curriculum.rows(
-            SEED + 100 * (pool + 1), curriculum.STAGES[index], is_new=is_new
-        ):
+        for row, tgt_lang, in_chinese in curriculum.rows(SEED + 100 * (pool + 1), stage):
             if len(row.text.en) <= max_chars:
-                prompts.append(render(self.tokenizer, row.prompt(tgt_lang, in_chinese=in_chinese)))
+                prompts.append(row.prompt(tgt_lang, in_chinese=in_chinese).join(self.turn))
                 answers.append(row.answer(tgt_lang) + checkpoint.EOS)
             if len(prompts) == POOL_ROWS:
                 break
@@ -255,7 +268,7 @@ class Training:
         rows = sorted(zip(prompt_ids, answer_ids, strict=True), key=lambda row: len(row[0]) + len(row[1]))
         batches: list[list[tuple[list[int], list[int]]]] = [[]]
         for ids in rows:
-            if batches[-1] and (len(batches[-1]) + 1) * (len(ids[0]) + len(ids[1])) > MAX_BATCH_TOKENS:
+            if batches[-1] and (len(batches[-1]) + 1) * (len(ids[0]) + len(ids[1])) > stage.max_batch_tokens:
                 batches.append([])
             batches[-1].append(ids)
         rng = Random(SEED + pool)

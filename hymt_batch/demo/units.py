@@ -75,6 +75,12 @@ def _lexicon() -> dict[str, tuple[str, tuple[tuple[str, ...], ...]]]:
     return lexicon
 
 
+def chinese_words() -> list[str]:
+    """Return the Chinese words of the lexicon, and further ones of the grammar."""
+    further = (*grammar.STRENGTHS, *grammar.DIRECTIONS, *grammar.COLOURS, *(hazard for hazard, _ in grammar.HAZARDS))
+    return sorted({*(word for _, forms in _lexicon().values() for word in forms[-1]), *(text.zh for text in further)})
+
+
 @cache
 def _english() -> re.Pattern[str]:
     words = sorted(_lexicon(), key=len, reverse=True)
