@@ -34,7 +34,7 @@ class Stage:
 
 STAGES = (
     Stage(
-        3_000,  # the longest text grows
+        2_400,  # the longest text grows
         512,
         {"plain": 0.4, "codes": 0.2, "terms": 0.3, "context": 0.1},
         new_word_share=1.0,
@@ -42,8 +42,8 @@ STAGES = (
         max_unused_terms=2,
     ),
     Stage(
-        2_000,
-        1024,
+        1_500,
+        512,
         {"plain": 0.15, "codes": 0.3, "format": 0.1, "terms": 0.35, "context": 0.1},
         new_word_share=0.3,
         bare_term_share=0.3,
@@ -51,8 +51,8 @@ STAGES = (
         max_unused_terms=3,
     ),
     Stage(
-        4_000,
-        1024,
+        2_600,
+        512,
         {"plain": 0.13, "codes": 0.32, "format": 0.12, "terms": 0.33, "context": 0.1},
         bare_term_share=0.1,
         two_terms_share=0.5,

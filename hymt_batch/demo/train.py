@@ -153,7 +153,7 @@ class Training:
         self.model, self.tokenizer, self.num_steps = model, tokenizer, num_steps
         self.step = self.pool = 0
         self.cpu_s = 0.0  # of the runs before this one
-        self.turn = render(tokenizer, "@").split("@")
+        self.turn = render(tokenizer, "@").split("@")  # what stands before and after a prompt
         self.parameters = list(model.parameters())
         matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
         others = [p for p in model.model.layers.parameters() if p.ndim != 2]
