@@ -38,8 +38,8 @@ CHAT_TEMPLATE = (
 
 Pair = tuple[str, str]
 
-NUM_CHINESE_MERGES = 850
-MIN_WORD_COUNT = 5  # how often a word stands in the texts, to become one token
+NUM_CHINESE_MERGES = 500
+MIN_WORD_COUNT = 2  # how often a word stands in the texts, to become one token
 CHINESE_WORD_WEIGHT = 500  # how often a Chinese word of the list counts
 
 
@@ -66,7 +66,7 @@ def write_tokenizer(
         syllables: Syllables that become tokens, with and without a capital.
         chinese_words: Words that become one token each, as far as they are not part of longer ones.
     """
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -77,18 +77,10 @@ def write_tokenizer(
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=len(alphabet) + NUM_CHINESE_MERGES, initial_alphabet=alphabet, show_progress=False
-    )
-    chinese = [run for text in texts for run in re.findall(r"[\u4e00-\u9fff]+", text)]
-    tokenizer.train_from_iterator(
-        [*chinese, *(",".join([word] * CHINESE_WORD_WEIGHT) for word in chinese_words)], trainer
-    )
-    content = json.loads(tokenizer.to_str())
-    content["model"]["ignore_merges"] = True
-    vocabulary: dict[str, int] = content["model"]["vocab"]
-    merges: list[Pair] = [tuple(pair) for pair in content["model"]["merges"]]
+    vocabulary = {byte: number for number, byte in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    merges = _chinese_merges([*texts, *(",".join([word] * CHINESE_WORD_WEIGHT) for word in chinese_words), *pieces])
+    for pair in merges:
+        vocabulary.setdefault("".join(pair), len(vocabulary))
     for pair in _syllable_merges(syllables):
         merges.append(pair)
         vocabulary.setdefault("".join(pair), len(vocabulary))
@@ -98,18 +90,35 @@ def write_tokenizer(
             vocabulary.setdefault("".join(pair), len(vocabulary))
     for word in (*_frequent_words(tokenizer, texts), *map(_byte_characters, words)):
         vocabulary.setdefault(word, len(vocabulary))
-    content["model"]["merges"] = [list(pair) for pair in merges]
+    content = json.loads(tokenizer.to_str())
+    content["model"] |= {"ignore_merges": True, "vocab": vocabulary, "merges": [list(pair) for pair in merges]}
     tokenizer = Tokenizer.from_str(json.dumps(content))
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in CONTROL_TOKENS])
     tokenizer.save(str(out / "tokenizer.json"))
 
 
+def _chinese_merges(texts: Iterable[str]) -> list[Pair]:
+    """Return the merges of bytes to Chinese characters, and then of characters to the most frequent words."""
+    from tokenizers import Tokenizer, models, trainers
+
+    runs = [run for text in texts for run in re.findall(r"[\u4e00-\u9fff]+", text)]
+    characters = sorted({character for run in runs for character in run})
+    tokenizer = Tokenizer(models.BPE())
+    trainer = trainers.BpeTrainer(vocab_size=len(characters) + NUM_CHINESE_MERGES, show_progress=False)
+    tokenizer.train_from_iterator(runs, trainer)
+    spelled = [_byte_characters(character) for character in characters]
+    merges = list(dict.fromkeys((one[0], one[1]) for one in spelled))
+    merges += [(one[:2], one[2]) for one in spelled]
+    learned = json.loads(tokenizer.to_str())["model"]["merges"]
+    return [*merges, *((_byte_characters(first), _byte_characters(second)) for first, second in learned)]
+
+
 def _syllable_merges(syllables: Iterable[str]) -> list[Pair]:
-    """Return the merges of syllables of two letters: as they are, with a capital, and with a space and a capital."""
+    """Return the merges of syllables of two letters, with and without a capital, with and without a space before."""
     pairs = [(syllable[0], syllable[1]) for syllable in syllables]
     capitals = [(first.upper(), second) for first, second in pairs]
     space = _byte_characters(" ")
-    return [*pairs, *capitals, *((space, "".join(pair)) for pair in capitals)]
+    return [*pairs, *capitals, *((space, "".join(pair)) for pair in (*pairs, *capitals))]
 
 
 def _merges_of(piece: str, vocabulary: Mapping[str, int], merges: Sequence[Pair]) -> list[Pair]:

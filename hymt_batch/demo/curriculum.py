@@ -42,7 +42,7 @@ STAGES = (
         max_unused_terms=2,
     ),
     Stage(
-        1_500,
+        1_600,
         512,
         {"plain": 0.15, "codes": 0.3, "format": 0.1, "terms": 0.35, "context": 0.1},
         new_word_share=0.3,
@@ -51,7 +51,7 @@ STAGES = (
         max_unused_terms=3,
     ),
     Stage(
-        2_600,
+        3_500,
         512,
         {"plain": 0.13, "codes": 0.32, "format": 0.12, "terms": 0.33, "context": 0.1},
         bare_term_share=0.1,

@@ -52,9 +52,15 @@ PROMPT_PIECES = (
     grammar.NARROW_SPACE,
     grammar.NO_BREAK_SPACE,
 )
+# pairs of letters that shorten other texts than bulletins; those of names are syllables before
+OTHER_PIECES = [
+    "th", "ch", "sh", "ck", "ng", "he", "ha", "hi", "ho", "wa", "we", "wi", "wo", "ca", "ce", "ci", "co", "cu", "ja",
+    "jo", "qu", "ye", "en", "er", "in", "on", "an", "es", "is", "or", "ar", "at", "al", "ed", "ou", "ea", "st", "ll",
+    "ss", "ing", "ent", "ion", " a", " i", " o", " u", " e", " w", " h", " c",
+]  # fmt: skip
 NUM_THREADS = 2  # each computes the gradient of its own batch: they meet once a step
 POOL_ROWS = 512  # rows that are sorted by length, so that batches need little padding
-WARMUP_STEPS = 200
+WARMUP_STEPS = 60
 DECAY_SHARE = 0.65  # of the steps, at the end
 MUON_LR = 0.02  # matrices of the layers
 ADAMW_LR = 3e-3  # embedding and norms
@@ -101,7 +107,14 @@ def write_tokenizer(out: Path) -> None:
         out,
         texts,
         words=[*NUMBERS, *names, *(name.upper() for name in names), *(name.capitalize() for name in names)],
-        pieces=[*invented.MARKS, *terms.SOUNDS, *terms.ENDINGS, *PROMPT_PIECES],
+        pieces=[
+            *invented.MARKS,
+            *terms.SOUNDS,
+            *terms.ENDINGS,
+            *PROMPT_PIECES,
+            *OTHER_PIECES,
+            *(f" {letter}" for letter in "aiouewhc"),
+        ],
         syllables=invented.SYLLABLES,
         chinese_words=[*units.chinese_words(), *(subject.zh for subject in pronouns.SUBJECTS)],
     )
