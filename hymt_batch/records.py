@@ -144,6 +144,10 @@ class Preamble:
 Measures = tuple[tuple[str, float], ...]
 """What was measured of a translation, by name, where it is not 0; see `check.measures`."""
 
+Language = tuple[str, float]
+"""What language a translation was taken for, as a label of py3langid, and by how much it is more probable than the
+target language, from 0 to 1; see `check.language_id`."""
+
 FormatCodes = tuple[tuple[str, str], ...]
 """Codes of a text that only its format knows, each with the code that it closes (`**`: itself), or ""."""
 
@@ -331,3 +335,4 @@ class Row:
     origin: str = ""  # start of the sha256 of the identity under which it was decoded, if an earlier version of its
     # file had it already; "" if it was decoded for this one
     measures: Measures = ()  # of each kind the worst of its segments
+    language: Language | None = None  # of the whole row; None if it was not identified
