@@ -202,6 +202,8 @@ def _build(job: str, overrides: Sequence[Override]) -> tuple[Any, list[str]]:
         raise ConfigError(
             "source.path is null", fix="Set source.path to a file, a folder, a glob, a hub id, or - for stdin."
         )
+    if isinstance(built, TranslateJob):
+        built.model.check_translates()
     notes = validate.validate_job(built) if isinstance(built, TranslateJob | PlanJob | DoctorJob) else []
     notes = renamed_settings.notes([override.key for override in overrides]) + notes
     if isinstance(built, InspectJob):

@@ -171,6 +171,7 @@ class Document:
     long_row: Any = field(default=None, compare=False)  # formats.long_rows.LongRow of a row over the byte limit
     needs_escape: bool = False  # csv: an escape character that no setting names is the probable cause of the error
     field: Any = None  # formats.field_rows.FieldPlace, where rows have several text fields
+    candidates: tuple[str, ...] = ()  # translations of it that a pass refines, all different
 
 
 @dataclass(frozen=True, slots=True)

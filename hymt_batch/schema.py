@@ -112,9 +112,6 @@ class TranslateJob(PipelineJob):
     shard: ShardConfig = field(default_factory=ShardConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
-    def __post_init__(self) -> None:
-        self.model.check_translates()
-
 
 @dataclass(kw_only=True, slots=True)
 class PrepareJob(TranslateJob):
@@ -124,7 +121,6 @@ class PrepareJob(TranslateJob):
     part_s: Operation[float] = 20.0
 
     def __post_init__(self) -> None:
-        self.model.check_translates()
         if not 1 <= self.part_s <= MAX_PART_S:
             raise ConfigError(
                 f"part_s={self.part_s} must be between 1 and {MAX_PART_S:g} seconds",
@@ -263,6 +259,7 @@ class RetryJob(InspectJob):
     statuses: Operation[Any] = None
     flags: Operation[Any] = None
     inputs: Operation[Any] = None
+    candidates: Operation[Any] = None
     overwrite: Operation[bool] = False
     strict: Operation[bool] = False
     seed: Identity[int] = 0
@@ -276,12 +273,24 @@ class RetryJob(InspectJob):
     launch: LaunchConfig = field(default_factory=LaunchConfig)
 
     def __post_init__(self) -> None:
-        self.model.check_translates()
         self.statuses = selected_words("statuses", self.statuses, RETRIED_STATUSES)
         self.flags = selected_words("flags", self.flags, RETRIED_FLAGS)
         paths = self.inputs if isinstance(self.inputs, list) else [self.inputs]
         if self.inputs is not None and not all(isinstance(path, str) and path for path in paths):
             raise ConfigError(f"inputs={self.inputs} is not a path", fix="Set inputs=PATH as you set source.path=.")
+        if self.candidates is not None:
+            names = self.candidates if isinstance(self.candidates, list) else [self.candidates]
+            if not names or not all(isinstance(name, str) and name for name in names):
+                raise ConfigError(
+                    f"candidates={self.candidates} is not a list of jobs", fix="Set candidates=[NAME,...]."
+                )
+            self.candidates = names
+            if not self.model.refines:
+                raise ConfigError(
+                    "candidates= is for a model that makes one translation of several",
+                    why=f"model.family={self.model.family.value} translates each row from its source alone",
+                    fix="Add model=hunyuan_mt_chimera_7b, or drop candidates=.",
+                )
 
 
 @dataclass(kw_only=True, slots=True)

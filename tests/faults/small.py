@@ -31,7 +31,7 @@ from hymt_batch.check.settings import CheckConfig
 from hymt_batch.errors import HymtError, IdentityError, MissingError
 from hymt_batch.manifest import JobRecord
 from hymt_batch.records import Document, Input, Part, Row, Shard, ShardRecord, Status
-from hymt_batch.run import retry_pass
+from hymt_batch.run import pass_shards
 from hymt_batch.run.commit_result import commit_result
 from hymt_batch.run.unit import Unit
 from hymt_batch.run.unit_reader import GetRecord, read_units
@@ -272,7 +272,7 @@ class World:
         """Cut the rows of the pass into shards."""
         limits: Any = SimpleNamespace(shard_rows=self.shard_rows, shard_bytes=1 << 30)
         inputs = {input.file_id: input for input in self.inputs}
-        return retry_pass.cut_shards(self.pass_record, inputs, self.read, limits, get_record)
+        return pass_shards.cut_shards(self.pass_record, inputs, self.read, limits, get_record)
 
     @property
     def features(self) -> list[str]:
