@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from hymt_batch import config, prompt
+from hymt_batch import config, manifest, prompt
 from hymt_batch.decode.request import Completion, Request
 from hymt_batch.errors import ConfigError, ExitCode
+from hymt_batch.fs import OS_FS
 from hymt_batch.prompt import PromptConfig
 from hymt_batch.records import Document, Segment, Status
 from hymt_batch.run.candidates import Candidates
@@ -325,3 +326,19 @@ def test_a_row_without_room_for_two_candidates_is_rejected_with_the_reason() -> 
 def test_a_model_that_refines_translates_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"retry refines the translations with it: docs/retry\.md"):
         config.load("translate", ["source.path=x", "tgt_lang=fr", *CHIMERA])
+
+
+def test_the_demo_models_architecture_refines(tmp_path: Path) -> None:
+    """The demo model was not trained for it: its answers mean nothing, but each row has one, and one pass resumes."""
+    (tmp_path / "in.txt").write_text("Rain is expected in Oslo on Monday.\nThe ferry leaves at nine.\n")
+    common = [f"output_dir={tmp_path / 'out'}", "launch.progress=off", "decode.max_new_tokens=96"]
+    given = [f"source.path={tmp_path / 'in.txt'}", "src_lang=en", "model=demo", "launch.report=false"]
+    assert front.main(["translate", "name=a", *common, *given, "tgt_lang=fr"]) == 0
+    hot = ["decode=recommended", "model.sampling.temperature=3", "model.sampling.top_p=1", "model.sampling.top_k=0"]
+    assert front.main(["translate", "name=b", *common, *given, *hot, "tgt_lang=fr"]) in (0, 10)
+    assert front.main(["retry", "name=a", *common, *CHIMERA, "statuses=[ok]", "candidates=[b]"]) in (0, 10)
+    assert verify.verify(tmp_path / "out" / "a").exit_code is ExitCode.COMPLETE
+    assert len((tmp_path / "out/a/translated/in.txt").read_text().splitlines()) == 2
+    (refined,) = manifest.read(OS_FS, tmp_path / "out" / "a")["passes"]
+    assert refined["rows"] == 2 and len(refined["identity"]["candidates"]) == 2
+    assert refined["identity"]["prompt"]["family"] == "hunyuan_mt_chimera"
