@@ -15,7 +15,7 @@ from enum import Enum
 
 from hymt_batch import languages
 from hymt_batch.candidate_list import MIN_CANDIDATES, with_candidates
-from hymt_batch.errors import PreflightError
+from hymt_batch.errors import ConfigError, PreflightError
 from hymt_batch.languages import CHINESE_CODES
 from hymt_batch.prompt_encoder import Encoder, count_instruction_tokens, encode_bodies
 from hymt_batch.records import PLAN_VERSION, Document, Prompt, Rejection, Segment, Status
@@ -62,6 +62,26 @@ class PromptConfig:
     def num_texts(self) -> int:
         """How many texts of up to segment.max_tokens tokens a prompt holds at most."""
         return 1
+
+    def check_model(self, model_family: str, *, refines: bool) -> None:
+        """Check that the prompt is one for the model: with candidate translations if it refines them, else without.
+
+        Raises:
+            ConfigError: It is not.
+        """
+        fix = "Set prompt.family=auto and prompt.language=auto (the defaults)."
+        if self.family is not PromptFamily.auto and (self.family is PromptFamily.hunyuan_mt_chimera) != refines:
+            raise ConfigError(
+                f"prompt.family={self.family.value} does not go with model.family={model_family}",
+                why="one of them is for several candidate translations, and the other is not",
+                fix=fix,
+            )
+        if refines and self.language is PromptLanguage.zh:
+            raise ConfigError(
+                f"prompt.language=zh does not go with model.family={model_family}",
+                why="the model's card has its prompt in English alone",
+                fix=fix,
+            )
 
     def adds_generation_prompt(self, card_default: bool) -> bool:
         """Return whether prompts get the generation prompt; `card_default` is the model card's choice."""
@@ -193,9 +213,7 @@ def render(
 
     The user turn is encoded as a whole, so that the token boundaries are those of the checkpoint's template.
     """
-    surroundings = surround(segments, documents, template)
-    if template.takes_candidates:
-        surroundings = with_candidates(segments, documents, surroundings, encoder, max_context, check_stop)
+    surroundings = _surround_all(segments, documents, encoder, template, max_context, check_stop)
     overhead = {texts: count_instruction_tokens(encoder, *texts, plan_version) for texts in dict.fromkeys(surroundings)}
     bodies, rejected = encode_bodies(segments, surroundings, encoder, check_stop)
     prompts: list[Prompt] = []
@@ -211,10 +229,7 @@ def render(
         num_source_tokens = max(1, len(body) - overhead[around])
         free_tokens = max_context - len(prefix) - len(body) - len(suffix)
         if free_tokens < num_source_tokens:
-            has_candidates = template.takes_candidates
-            rejected[segment.document_index] = _no_room(
-                num_source_tokens, free_tokens, max_context, has_candidates=has_candidates
-            )
+            rejected[segment.document_index] = _no_room(num_source_tokens, free_tokens, max_context, template)
             continue
         document = documents[segment.document_index]
         prompts.append(
@@ -233,6 +248,20 @@ def render(
     return prompts, rejected
 
 
+def _surround_all(
+    segments: Sequence[Segment],
+    documents: Sequence[Document],
+    encoder: Encoder,
+    template: PromptTemplate,
+    max_context: int,
+    check_stop: Callable[[], None],
+) -> list[tuple[str, str]]:
+    surroundings = surround(segments, documents, template)
+    if not template.takes_candidates:
+        return surroundings
+    return with_candidates(segments, documents, surroundings, encoder, max_context, check_stop)
+
+
 def surround(
     segments: Sequence[Segment], documents: Sequence[Document], template: PromptTemplate
 ) -> list[tuple[str, str]]:
@@ -246,8 +275,8 @@ def surround(
     return [of_pair[pair] for pair in pairs]
 
 
-def _no_room(num_source_tokens: int, free_tokens: int, max_context: int, *, has_candidates: bool) -> Rejection:
-    if has_candidates:
+def _no_room(num_source_tokens: int, free_tokens: int, max_context: int, template: PromptTemplate) -> Rejection:
+    if template.takes_candidates:
         return Rejection(
             Status.TOO_LONG,
             f"a row of {num_source_tokens} tokens with {MIN_CANDIDATES} candidate translations leaves "

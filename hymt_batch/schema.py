@@ -112,6 +112,18 @@ class TranslateJob(PipelineJob):
     shard: ShardConfig = field(default_factory=ShardConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
+    def check_request(self) -> None:
+        """Check the settings of a job that a user asks for; a pass of `retry` may have a model that only refines.
+
+        Raises:
+            ConfigError: It has no input, or its model cannot translate a text directly.
+        """
+        if self.source.path is None:
+            raise ConfigError(
+                "source.path is null", fix="Set source.path to a file, a folder, a glob, a hub id, or - for stdin."
+            )
+        self.model.check_translates()
+
 
 @dataclass(kw_only=True, slots=True)
 class PrepareJob(TranslateJob):

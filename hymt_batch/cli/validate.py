@@ -14,7 +14,6 @@ from hymt_batch.decode.registry import Draws
 from hymt_batch.decode.settings import Method
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats import registry
-from hymt_batch.prompt import PromptFamily, PromptLanguage
 from hymt_batch.source.settings import SourceFormat
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:
     if not job.output_dir:
         raise ConfigError("output_dir is empty", fix="Set output_dir=outputs (the default).")
     _check_sampling(job)
-    _check_family(job)
+    job.prompt.check_model(job.model.family.value, refines=job.model.refines)
     _check_loops(job)
     # the texts of the prompt, and the translation
     max_tokens = (job.model.max_context - PROMPT_OVERHEAD_TOKENS) // (job.prompt.num_texts + 1)
@@ -85,23 +84,6 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:
     if job.name is not None:
         job_name.check(job.name, job.output_dir)
     return notes
-
-
-def _check_family(job: TranslateJob | PlanJob | DoctorJob) -> None:
-    """Refuse a prompt that lists candidates for a model that takes none, and the reverse."""
-    family = job.prompt.family
-    if family is not PromptFamily.auto and (family is PromptFamily.hunyuan_mt_chimera) != job.model.refines:
-        raise ConfigError(
-            f"prompt.family={family.value} does not go with model.family={job.model.family.value}",
-            why="one of them is for several candidate translations, and the other is not",
-            fix="Set prompt.family=auto (the default).",
-        )
-    if job.model.refines and job.prompt.language is PromptLanguage.zh:
-        raise ConfigError(
-            "prompt.language=zh does not go with model.family=hunyuan_mt_chimera",
-            why="the model's card has its prompt in English alone",
-            fix="Set prompt.language=auto (the default).",
-        )
 
 
 def _check_loops(job: TranslateJob | PlanJob | DoctorJob) -> None:
