@@ -234,7 +234,7 @@ def test_a_sweep_has_a_report_with_its_points_and_those_that_no_other_beats(tmp_
 def test_points_of_a_sweep_are_ranked_by_their_flags_without_scores() -> None:
     def point(name: str, seconds: float, flags: int) -> Point:
         data = data_with([f"word{index}" for index in range(500)])
-        sums = replace(data.figures, texts=100, flags={"loop": flags, "blank": 50})
+        sums = replace(data.figures, texts=100, sums={**data.figures.sums, "flags": {"loop": flags, "blank": 50}})
         return Point(name, replace(data, figures=sums, timeline=[Interval(1e9, seconds, 100, 1)]))
 
     points = [point("fast", 1, 9), point("good", 5, 1), point("<i>beaten", 6, 2), Point("</b>none", None)]
@@ -455,9 +455,14 @@ def test_a_page_of_the_largest_job_is_small(tmp_path: Path) -> None:
     environment = {f"key{index}": longest for index in range(80)} | {"device_map": device_map}
     sums = replace(
         data.figures,
-        counts=dict.fromkeys(words.STATUSES, 10**9),
-        flags=dict.fromkeys(flags, 10**9),
-        tries=dict.fromkeys(words.TRIES, 10**9),
+        sums={
+            **{name: {} for name in SUMS},
+            "counts": dict.fromkeys(words.STATUSES, 10**9),
+            "flags": dict.fromkeys(flags, 10**9),
+            "tries": dict.fromkeys(words.TRIES, 10**9),
+            "rows_by_language": dict.fromkeys(map(str, range(200)), 10**9),
+            "flagged_by_language": dict.fromkeys(map(str, range(200)), 10**9),
+        },
         environments=[environment] * 9,
         listed=listed,
         failed=[{"rel": longest, "why": longest}] * 1000,

@@ -13,7 +13,7 @@ from hymt_batch.manifest import JsonDict
 from hymt_batch.records import Status, count_error_rows
 from hymt_batch.write.totals import SUMS, Totals
 
-MAX_FILES = 40
+MAX_FILES = 32
 """Files that the report lists: those with the most rows without a translation, then flags, then rows."""
 
 

@@ -14,7 +14,7 @@ from hymt_batch.report.measure import BLANK, MAX_TEXT_CHARS, Example, Reservoir
 from hymt_batch.report.page import isolated, num_bytes, number, section, share, table
 
 MAX_LISTED = 20  # failed and skipped files
-MAX_LANGUAGES = 40
+MAX_LANGUAGES = 8
 MAX_SHOWN = 24  # examples of all flags, and of all statuses
 
 
