@@ -162,7 +162,7 @@ def decode_units(
         monitor,
         open_executor(job, model, tokenizer, output, stop, monitor.add_batch) as executor,
         closing(
-            read_ahead(shard_groups, prepare_next, job.launch, stop, on_wait=monitor.refresh, release=close_hung)
+            read_ahead(shard_groups, prepare_next, job.launch, stop, on_wait=monitor.refresh, before_exit=close_hung)
         ) as prepared_groups,
     ):
         stop.allow_drain(job.launch.grace_s)  # from here on, a stop request lets what is being decoded end
@@ -209,7 +209,7 @@ def pending_units(
             for part in parts:
                 if output.has(part):  # decoded from exactly these rows; raises if the input changed
                     monitor.skip_part(part)
-                elif part.known:
+                elif part.known:  # it has known rows only, and no prompts
                     commit_known(output, part, known)
                     monitor.skip_part(part)
                 elif part.is_divided:
