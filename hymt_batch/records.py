@@ -259,6 +259,11 @@ class Part:
     run_lengths: tuple[int, ...] = ()  # segments in each run of a divided row; () if the part is decoded as a whole
     run: SegmentRun | None = None  # which segments the part has, if it is one of the runs of a divided row
 
+    @property
+    def is_divided(self) -> bool:
+        """True if its only row is too long for a part and is decoded in runs of its segments."""
+        return bool(self.run_lengths)
+
     def segment_runs(self) -> list[Part]:
         """Return the runs of the part's row, each as a part of its own that holds no row; [] if it is not divided."""
         runs: list[Part] = []

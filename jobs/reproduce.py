@@ -120,7 +120,7 @@ def reproduce(
         return result
     preflight.check_process(settings.of_pass)
     reporter.show_stage("checking the model")
-    model = kept_model.prepare_of(settings.of_pass)
+    model = kept_model.prepare_alone(settings.of_pass)
     pass_job, plan = retry_pass.resolve_plan(settings, model, finished.job.identity)
     reproduced_rows.check_identity(finished.job.identity, plan.identity)
     with stop.remove_on_exit(Path(tempfile.mkdtemp(prefix="hymt-reproduce-"))) as temporary:

@@ -71,6 +71,7 @@ RULES = {
     "code_prompt.py": f"prompt.py prompt_encoder.py codes.py {BASE}",
     "batch.py": BASE,
     "shard.py": "setting.py errors.py",
+    "decode/vllm/": f"model/ device_map/ child_process.py {BASE}",  # which GPU holds what is also vLLM's to say
     "decode/": f"model/ device_map/placement.py {BASE}",
     "model/": f"device_map/ {BASE}",
     "device_map/": BASE,
