@@ -25,6 +25,7 @@ from itertools import chain, compress
 from typing import TYPE_CHECKING, TypeAlias
 
 from hymt_batch import batch, prompt, segment, signals
+from hymt_batch.check.language_id import row_identifier
 from hymt_batch.decode import token_limit
 from hymt_batch.doctor import preflight
 from hymt_batch.errors import ExitCode
@@ -162,16 +163,17 @@ def decode_units(
         monitor,
         open_executor(job, model, tokenizer, output, stop, monitor.add_batch) as executor,
         closing(
-            read_ahead(shard_groups, prepare_next, job.launch, stop, on_wait=monitor.refresh, release=close_hung)
+            read_ahead(shard_groups, prepare_next, job.launch, stop, on_wait=monitor.refresh, before_exit=close_hung)
         ) as prepared_groups,
     ):
         stop.allow_drain(job.launch.grace_s)  # from here on, a stop request lets what is being decoded end
         time_limit = TimeLimit(os.environ)  # of a scheduler: no unit begins that would not end before it
         units = pending_units(prepared_groups, job, plan, output, monitor)
+        identify = row_identifier(job.check.flag, job.tgt_lang)
         for result in executor.run(time_limit.units(units, stop)):  # decode, and check each translation
             part = result.part
             time_limit.end_part(part)
-            rows = commit_result(output, result)  # check: assemble the rows; write
+            rows = commit_result(output, result, identify)  # check: assemble the rows; write
             monitor.add_part(part, rows, one_line=output.is_one_line(part.shard.input))
             output.finish_if_complete(part.shard)  # if this was its last part; the last shard publishes the file
         if not output.is_complete:  # a stop after the last part changes nothing
@@ -209,7 +211,7 @@ def pending_units(
             for part in parts:
                 if output.has(part):  # decoded from exactly these rows; raises if the input changed
                     monitor.skip_part(part)
-                elif part.known:
+                elif part.known:  # it has known rows only, and no prompts
                     commit_known(output, part, known)
                     monitor.skip_part(part)
                 elif part.is_divided:
@@ -226,19 +228,19 @@ def pending_units(
             output.make_folders([part.shard.input for part in missing])  # at once, to spare a sync for each file
             yield Unit(unit_parts, missing)
         for part in divided:
-            for run in missing_runs(part, output, monitor):
+            for run in missing_runs(part, output, job, monitor):
                 monitor.begin_part(run)
                 yield Unit.of_part(run)
             output.finish_if_complete(part.shard)  # here for a row whose runs were all committed, for the same reason
 
 
-def missing_runs(part: Part, output: JobOutput, monitor: Monitor) -> list[Part]:
+def missing_runs(part: Part, output: JobOutput, job: TranslateJob, monitor: Monitor) -> list[Part]:
     """Return the runs of a divided row that are not committed yet; if none is missing, the row is committed."""
     runs = part.segment_runs()
     # `has` also tells the output of a run. All are asked for first: the last result joins the row only if all are known
     are_committed = [output.has(run) for run in runs]
     if all(are_committed):
-        commit_divided_row(output, part)
+        commit_divided_row(output, part, row_identifier(job.check.flag, job.tgt_lang))
         monitor.skip_part(part)
         return []
     for run in compress(runs, are_committed):

@@ -126,6 +126,11 @@ class FlagConfig:
             )
 
     @property
+    def identifies(self) -> bool:
+        """True if the language of rows is identified."""
+        return self.identify_share > 0 and "wrong_language" in self.flags
+
+    @property
     def flags(self) -> tuple[str, ...]:
         """The flags that may be set."""
         return tuple(DERIVED_KINDS if self.kinds == "all" else self.kinds)

@@ -42,6 +42,7 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:
     if not job.output_dir:
         raise ConfigError("output_dir is empty", fix="Set output_dir=outputs (the default).")
     _check_sampling(job)
+    job.prompt.check_model(job.model.family.value, refines=job.model.refines)
     _check_loops(job)
     _check_shared_layers(job)
     # the texts of the prompt, and the translation

@@ -32,7 +32,6 @@ from hymt_batch.model.cpu_count import usable_cpus
 from hymt_batch.model.files import ModelFiles
 from hymt_batch.model.prepare import PlacementPlan
 from hymt_batch.model.settings import dtype_bytes
-from hymt_batch.prompt import PromptFamily
 from hymt_batch.prompt_end import describe_end
 from hymt_batch.records import plural
 from hymt_batch.source.inputs import Inputs
@@ -255,11 +254,10 @@ def _check_tokenizer(job: DoctorJob, files: ModelFiles | None, findings: list[Fi
         return
     with errors_as_findings("tokenizer and chat template", findings):
         tokenizer = tokenizing.load(files.folder, files.config, add_generation_prompt=job.add_generation_prompt)
-        if job.model.family.value in PromptFamily.__members__:  # _check_licence reports the others
-            prompt.check_template(
-                tokenizer,
-                prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang or "en"),
-            )
+        prompt.check_template(
+            tokenizer,
+            prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang or "en"),
+        )
         seen = (
             f"{tokenizer.backend.get_vocab_size()} tokens, {len(tokenizer.control_ids)} of them control tokens; prefix "
             f"{list(tokenizer.prefix)}, suffix {list(tokenizer.suffix)}, stop tokens {list(tokenizer.stop_ids)}"
