@@ -20,6 +20,7 @@ from hymt_batch.decode.engine import EngineContext, UnsupportedError
 from hymt_batch.decode.request import Request
 from hymt_batch.decode.sampling import GREEDY
 from hymt_batch.decode.vllm import engine, process
+from hymt_batch.decode.vllm import options as vllm_options
 from hymt_batch.decode.vllm.process import VllmProcess
 from hymt_batch.model import nvidia
 
@@ -52,12 +53,12 @@ class VllmBaseline(FixedLengthEngine):
         hymt.network.save_pretrained(folder.name)
         config = json.loads(Path(folder.name, "config.json").read_bytes())
         max_rows = context.budget.max_rows
-        options = engine.engine_args(
+        options = vllm_options.engine_args(
             folder.name,
             hymt.dtype,
             max_length=MAX_LENGTH,
             max_rows=max_rows,
-            cache_bytes=engine.cache_tokens(max_rows * MAX_LENGTH) * hymt.cache_bytes_per_token,
+            cache_bytes=vllm_options.cache_tokens(max_rows * MAX_LENGTH) * hymt.cache_bytes_per_token,
             rope=engine.rope_overrides(config, installed),
             eager=False,
         )

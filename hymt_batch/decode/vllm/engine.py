@@ -20,7 +20,7 @@ from hymt_batch.decode.batches import resolve_batch_budget
 from hymt_batch.decode.engine import Engine, EngineContext, UnsupportedError
 from hymt_batch.decode.request import Completion, Request, shared_sampling_params
 from hymt_batch.decode.sampling import GREEDY, SamplingParams
-from hymt_batch.decode.vllm import parallel, process, reference
+from hymt_batch.decode.vllm import options, parallel, process, reference
 from hymt_batch.decode.vllm.parallel import Parallelism
 from hymt_batch.decode.vllm.process import Installed, VllmProcess
 from hymt_batch.device_map.settings import DeviceInventory
@@ -41,9 +41,6 @@ MIN_RELEASE = (0, 32)
 
 ROPE_RELEASE = (0, 33)
 """The first version that reads the models' dynamic RoPE right when it compiles (vllm#57890)."""
-
-BLOCK_TOKENS = 128
-"""Tokens in a block of vLLM's cache on a CPU, at least as many as on a GPU."""
 
 SEED_MASK = (1 << 63) - 1
 
@@ -132,42 +129,6 @@ def rope_overrides(config: Mapping[str, Any], installed: Installed) -> dict[str,
     return folded_rope(config) if installed.release < ROPE_RELEASE else {}
 
 
-def cache_tokens(max_tokens: int) -> int:
-    """Return the tokens for which vLLM needs memory: two blocks more, one half empty and one that is never used."""
-    return max_tokens + 2 * BLOCK_TOKENS
-
-
-def engine_args(
-    folder: str, dtype: str, *, max_length: int, max_rows: int, cache_bytes: int, rope: Mapping[str, Any], eager: bool
-) -> dict[str, Any]:
-    """Return the fields of vLLM's EngineArgs for a model on one device.
-
-    Args:
-        folder: The model's files.
-        dtype: The format of its weights.
-        max_length: Tokens of the longest row.
-        max_rows: Rows decoded at once.
-        cache_bytes: Bytes of keys and values on a device.
-        rope: See `rope_overrides`.
-        eager: False to compile the network and capture its steps.
-    """
-    return {
-        "model": folder,
-        "dtype": dtype,
-        "skip_tokenizer_init": True,
-        "enable_prefix_caching": False,  # it would change the shapes of prefills, and so the rounding
-        "async_scheduling": False,
-        "max_model_len": max_length,
-        "max_num_seqs": max_rows,
-        "kv_cache_memory_bytes": cache_bytes,
-        "gpu_memory_utilization": 0.5,  # of a GPU that must be free; how much is used is set above
-        "enforce_eager": eager,
-        "disable_log_stats": True,
-        "use_tqdm_on_load": False,
-        **({"hf_overrides": dict(rope)} if rope else {}),
-    }
-
-
 class VllmEngine(Engine):
     """A process of vLLM, and what it is asked for; it starts when it is needed first."""
 
@@ -204,12 +165,14 @@ class VllmEngine(Engine):
     @property
     def options(self) -> dict[str, Any]:
         """The fields of vLLM's EngineArgs."""
-        args = engine_args(
+        args = options.engine_args(
             str(self._model.files.folder),
             self._model.dtype,
             max_length=self.max_length,
             max_rows=self.budget.max_rows,
-            cache_bytes=self._split.cache_bytes(cache_tokens(self.budget.max_tokens), self._cache_bytes_per_token),
+            cache_bytes=self._split.cache_bytes(
+                options.cache_tokens(self.budget.max_tokens), self._cache_bytes_per_token
+            ),
             rope=rope_overrides(self._model.files.config, self._installed),
             eager=not self.context.settings.capture,
         )
