@@ -1,4 +1,4 @@
-"""The options of vLLM's engine. They leave nothing to its defaults that could change a token or depends on free memory."""
+"""The options of vLLM's engine; nothing that could change a token, or depends on free memory, is left to its defaults."""
 
 from __future__ import annotations
 
