@@ -229,6 +229,8 @@ def test_a_resource_tracker_is_left_to_free_shared_memory_when_a_group_is_killed
     tracker = subprocess.Popen(command, stdin=subprocess.PIPE, process_group=leader.pid)
     other = subprocess.Popen(["sleep", "300"])
     try:
+        while b"resource_tracker" not in Path(f"/proc/{tracker.pid}/cmdline").read_bytes():
+            time.sleep(0.001)  # just after the exec, it is empty
         child_process.kill_group(leader.pid)
         assert [leader.wait(PATIENCE_S), member.wait(PATIENCE_S)] == [-signal.SIGKILL] * 2
         assert (tracker.poll(), other.poll()) == (None, None)

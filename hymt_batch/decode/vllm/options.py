@@ -1,4 +1,4 @@
-"""The options of vLLM's engine; nothing that could change a token, or depends on free memory, is left to its defaults."""
+"""The options of vLLM's engine; its defaults decide nothing that could change a token or depends on free memory."""
 
 from __future__ import annotations
 
