@@ -198,6 +198,7 @@ class BenchJob:
     compare_rows: Operation[int] = 24
     num_threads: Operation[int | None] = None
     engines: Operation[Any] = None
+    vllm_python: Operation[str | None] = None
     part_rows: Operation[int | None] = None
     device: Operation[str] = "cpu"
     read_every: Operation[int] = 1

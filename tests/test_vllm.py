@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from hymt_batch import child_process, config
+from hymt_batch.bench import benchmark
 from hymt_batch.decode.engine import open_engine
 from hymt_batch.decode.request import Completion, Request
 from hymt_batch.decode.sampling import GREEDY
@@ -33,7 +34,7 @@ from hymt_batch.device_map.settings import Device, DeviceMapConfig, Strategy
 from hymt_batch.doctor import preflight, vllm
 from hymt_batch.doctor.finding import Finding, Level
 from hymt_batch.errors import DeviceError, PreflightError, StoppedError, UsageError
-from hymt_batch.model import detect_devices, prepare, shapes
+from hymt_batch.model import detect_devices, prepare, shapes, synthetic
 from hymt_batch.model.settings import Dtype, ModelConfig
 from hymt_batch.run import identity
 from tests.fakes.engine import make_context
@@ -98,7 +99,8 @@ class LLMEngine:
             finished = token in params.stop_token_ids or len(new) == params.max_tokens
             if finished:
                 del self.rows[id]
-            answer = Record(token_ids=[token], logprobs=[{{token: Record(logprob=logprob)}}], finish_reason="stop")
+            logprobs = None if params.logprobs is None else [{{token: Record(logprob=logprob)}}]
+            answer = Record(token_ids=[token], logprobs=logprobs, finish_reason="stop")
             outputs.append(Record(request_id=id, outputs=[answer], finished=finished))
         return outputs
 """,
@@ -227,6 +229,8 @@ def test_a_resource_tracker_is_left_to_free_shared_memory_when_a_group_is_killed
     tracker = subprocess.Popen(command, stdin=subprocess.PIPE, process_group=leader.pid)
     other = subprocess.Popen(["sleep", "300"])
     try:
+        while b"resource_tracker" not in Path(f"/proc/{tracker.pid}/cmdline").read_bytes():
+            time.sleep(0.001)  # just after the exec, it is empty
         child_process.kill_group(leader.pid)
         assert [leader.wait(PATIENCE_S), member.wait(PATIENCE_S)] == [-signal.SIGKILL] * 2
         assert (tracker.poll(), other.poll()) == (None, None)
@@ -394,6 +398,25 @@ def test_the_engine_sorts_rows_and_answers_those_that_cannot_fit(python: str) ->
     finally:
         vllm_engine.close()
     vllm_engine.close()
+
+
+def test_the_benchmark_runs_vllm_beside_the_other_engines_or_tells_why_not(python: str, tmp_path: Path) -> None:
+    hymt = synthetic.make_model(synthetic.Shape["demo"], "float32", 3)
+    work = [Request([7, 8, 9, 10], 3, 0, GREEDY), Request([17, 18, 19, 20, 21, 22], 5, 0, GREEDY)]
+    contexts = {"vllm": benchmark.make_context(hymt, 2, vllm_python=python)}
+    engines, left_out = benchmark.open_engines(contexts, work)
+    try:
+        assert left_out == {}
+        assert engines["vllm"].generate(work, lambda: None) == [
+            Completion([7, 8, 9], "length"),
+            Completion([17, 18, 19, 20, 21], "length"),
+        ]
+    finally:
+        engines["vllm"].close()
+    for value, reason in ((None, "vllm_python, which is not set"), (str(tmp_path / "none"), "cannot be started")):
+        engines, left_out = benchmark.open_engines({"vllm": benchmark.make_context(hymt, 2, vllm_python=value)}, work)
+        assert engines == {}
+        assert reason in left_out["vllm"].what
 
 
 @pytest.mark.parametrize(("dtype", "token", "logprob", "agrees"), [

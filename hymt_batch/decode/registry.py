@@ -41,6 +41,7 @@ class EngineEntry:
     shares_layers: bool = False  # True if device_map=auto and balanced give each GPU an equal share of every layer
     in_worker: bool = False  # True if jobs run it in worker processes only, since a process of its own may die
     in_benchmark: InBenchmark = InBenchmark.never
+    benchmark_module: Any = None  # its module in a benchmark, where that is another one
     benchmark_rows: str = "max_rows"  # the benchmark's setting that limits its rows
 
 
@@ -57,6 +58,8 @@ ENGINES: dict[str, EngineEntry] = {
         temperatures=(0.01, 2.0),  # it refuses larger ones, and changes smaller ones
         shares_layers=True,
         in_worker=True,
+        in_benchmark=InBenchmark.on_request,
+        benchmark_module="hymt_batch.bench.baselines.vllm_process",
     ),
     "sorted_generate": EngineEntry(
         module="hymt_batch.bench.baselines.sorted_generate",

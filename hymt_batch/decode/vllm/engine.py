@@ -20,7 +20,7 @@ from hymt_batch.decode.batches import resolve_batch_budget
 from hymt_batch.decode.engine import Engine, EngineContext, UnsupportedError
 from hymt_batch.decode.request import Completion, Request, shared_sampling_params
 from hymt_batch.decode.sampling import GREEDY, SamplingParams
-from hymt_batch.decode.vllm import parallel, process, reference
+from hymt_batch.decode.vllm import options, parallel, process, reference
 from hymt_batch.decode.vllm.parallel import Parallelism
 from hymt_batch.decode.vllm.process import Installed, VllmProcess
 from hymt_batch.device_map.settings import DeviceInventory
@@ -41,9 +41,6 @@ MIN_RELEASE = (0, 32)
 
 ROPE_RELEASE = (0, 33)
 """The first version that reads the models' dynamic RoPE right when it compiles (vllm#57890)."""
-
-BLOCK_TOKENS = 128
-"""Tokens in a block of vLLM's cache on a CPU, at least as many as on a GPU."""
 
 SEED_MASK = (1 << 63) - 1
 
@@ -90,12 +87,12 @@ def place(plan: PlacementPlan, files: ModelFiles, inventory: DeviceInventory) ->
     return replace(plan, placements=(split.placement, *others)), split
 
 
-def unsupported_version(installed: Installed) -> str:
-    """Return why a version of vLLM is refused; empty if it is not."""
+def unsupported_version(installed: Installed, setting: str = process.SETTING) -> str:
+    """Return why the version of vLLM that a setting names is refused; empty if it is not."""
     if installed.release >= MIN_RELEASE:
         return ""
     oldest = ".".join(map(str, MIN_RELEASE))
-    return f"launch.vllm_python has vLLM {installed.version}, and {oldest} is the oldest that was tried"
+    return f"{setting} has vLLM {installed.version}, and {oldest} is the oldest that was tried"
 
 
 def unsupported_model(files: ModelFiles) -> str:
@@ -125,6 +122,11 @@ def folded_rope(config: Mapping[str, Any]) -> dict[str, Any]:
     size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     theta = config.get("rope_theta") or rope["rope_theta"]
     return {"rope_parameters": {"rope_type": "default", "rope_theta": theta * rope["alpha"] ** (size / (size - 2))}}
+
+
+def rope_overrides(config: Mapping[str, Any], installed: Installed) -> dict[str, Any]:
+    """Return the settings of RoPE that a version of vLLM must get instead of those of config.json; empty if none."""
+    return folded_rope(config) if installed.release < ROPE_RELEASE else {}
 
 
 class VllmEngine(Engine):
@@ -163,26 +165,18 @@ class VllmEngine(Engine):
     @property
     def options(self) -> dict[str, Any]:
         """The fields of vLLM's EngineArgs."""
-        rope = folded_rope(self._model.files.config) if self._installed.release < ROPE_RELEASE else {}
-        return {
-            "model": str(self._model.files.folder),
-            "dtype": self._model.dtype,
-            "skip_tokenizer_init": True,
-            "enable_prefix_caching": False,  # it would change the shapes of prefills, and so the rounding
-            "async_scheduling": False,
-            "max_model_len": self.max_length,
-            "max_num_seqs": self.budget.max_rows,
-            # two blocks more: one may be half empty, and one is never used
-            "kv_cache_memory_bytes": self._split.cache_bytes(
-                self.budget.max_tokens + 2 * BLOCK_TOKENS, self._cache_bytes_per_token
+        args = options.engine_args(
+            str(self._model.files.folder),
+            self._model.dtype,
+            max_length=self.max_length,
+            max_rows=self.budget.max_rows,
+            cache_bytes=self._split.cache_bytes(
+                options.cache_tokens(self.budget.max_tokens), self._cache_bytes_per_token
             ),
-            "gpu_memory_utilization": 0.5,  # of a GPU that must be free; how much is used is set above
-            "enforce_eager": not self.context.settings.capture,
-            "disable_log_stats": True,
-            "use_tqdm_on_load": False,
-            **self._split.options,
-            **({"hf_overrides": rope} if rope else {}),
-        }
+            rope=rope_overrides(self._model.files.config, self._installed),
+            eager=not self.context.settings.capture,
+        )
+        return {**args, **self._split.options}
 
     @property
     def variables(self) -> dict[str, str]:

@@ -24,6 +24,8 @@ from hymt_batch import child_process
 from hymt_batch.errors import DeviceError, PreflightError
 from hymt_batch.model import cudnn
 
+SETTING = "launch.vllm_python"
+
 PACKAGE = Path(__file__).parent.parent.parent
 PROBE_TIMEOUT_S = 120.0
 LOAD_TIMEOUT_S = 3600.0
@@ -41,7 +43,7 @@ SET_BY_OPTIONS = ("VLLM_CPU_KVCACHE_SPACE", "VLLM_PP_LAYER_PARTITION")
 EXIT_TIMEOUT_S = 5.0
 """Seconds that vLLM has to give up the rows of a call, or to exit, before it is killed."""
 
-INSTALL = "Install vLLM in an environment of its own, and set launch.vllm_python to its interpreter (docs/vllm.md)."
+INSTALL = "Install vLLM in an environment of its own, and set {} to its interpreter (docs/vllm.md)."
 
 _PROBE = """
 import importlib.metadata, json, sys
@@ -92,14 +94,18 @@ class Installed:
 
 
 @cache
-def probe(python: str | None) -> Installed:
-    """Return what launch.vllm_python has; imports none of it, and asks it once in this process.
+def probe(python: str | None, setting: str = SETTING) -> Installed:
+    """Return what an interpreter has; imports none of it, and asks it once in this process.
+
+    Args:
+        python: Its path.
+        setting: The setting that names it.
 
     Raises:
         PreflightError: It is not set, cannot be started, or has no vLLM (A19).
     """
     if python is None:
-        raise PreflightError("decode.engine=vllm needs launch.vllm_python, which is not set", fix=INSTALL, id="A19")
+        raise PreflightError(f"vLLM needs {setting}, which is not set", fix=INSTALL.format(setting), id="A19")
     command = [os.path.expanduser(python), "-I", "-c", _PROBE]
     try:
         done = subprocess.run(
@@ -114,13 +120,13 @@ def probe(python: str | None) -> Installed:
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = error.strerror if isinstance(error, OSError) else f"it did not answer in {PROBE_TIMEOUT_S:g} s"
         raise PreflightError(
-            f"launch.vllm_python={python} cannot be started ({reason})", fix=INSTALL, id="A19"
+            f"{setting}={python} cannot be started ({reason})", fix=INSTALL.format(setting), id="A19"
         ) from None
     except ValueError:
-        raise PreflightError(f"launch.vllm_python={python} is not a Python", fix=INSTALL, id="A19") from None
+        raise PreflightError(f"{setting}={python} is not a Python", fix=INSTALL.format(setting), id="A19") from None
     if "vllm" not in found:
         raise PreflightError(
-            f"launch.vllm_python={python} (Python {found['python']}) has no vLLM", fix=INSTALL, id="A19"
+            f"{setting}={python} (Python {found['python']}) has no vLLM", fix=INSTALL.format(setting), id="A19"
         )
     return Installed(python, found)
 

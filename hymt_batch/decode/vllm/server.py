@@ -71,7 +71,7 @@ def decode(engine: Any, pipe: Connection, call: Mapping[str, Any]) -> tuple[Any,
         engine: vLLM's LLMEngine, without unfinished requests; it has none at the end either.
         pipe: Gets "batch" messages; anything that arrives from it ends the call.
         call: rows, each (prompt ids, maximum number of new tokens, seed); sampling, the parameters of all rows;
-            stop_ids; stop_loops.
+            stop_ids; stop_loops; logprobs, False for a benchmark, where logits that are not finite are not found.
 
     Returns:
         The message to send: "done" with one completion per row, or "aborted".
@@ -92,8 +92,9 @@ def decode(engine: Any, pipe: Connection, call: Mapping[str, Any]) -> tuple[Any,
                 continue
             (new,) = output.outputs
             row = rows[index]
-            for token, chosen in zip(new.token_ids, new.logprobs, strict=True):
-                row.add(token, chosen[token].logprob, call["stop_ids"], call["stop_loops"])
+            for token, chosen in zip(new.token_ids, new.logprobs or [{}] * len(new.token_ids), strict=True):
+                logprob = chosen[token].logprob if chosen else 0.0
+                row.add(token, logprob, call["stop_ids"], call["stop_loops"])
                 if row.finish_reason:
                     break
             if row.finish_reason:
@@ -134,7 +135,7 @@ def _sampling_params(call: Mapping[str, Any], limit: int, seed: int) -> Any:
         max_tokens=limit,
         stop_token_ids=list(call["stop_ids"]),
         ignore_eos=True,  # the end tokens are those of the call alone
-        logprobs=0,  # of the chosen token; not finite if a logit is not
+        logprobs=0 if call.get("logprobs", True) else None,  # of the chosen token; not finite if a logit is not
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
     )
