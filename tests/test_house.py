@@ -43,6 +43,7 @@ RULES = {
     "run/worker_pool.py": f"doctor/explain.py schema.py signals.py {STAGES} {BASE}",  # and why it fails at first
     "run/worker.py": f"doctor/explain.py schema.py {STAGES} {BASE}",
     "run/replica.py": f"code_prompt.py schema.py {STAGES} {BASE}",
+    "run/candidates.py": f"candidate_list.py schema.py {STAGES} {BASE}",
     "run/finish.py": f"report/job_report.py schema.py signals.py {STAGES} {BASE}",
     "run/identity.py": f"{STAGES} formats/text_encoding.py schema.py manifest.py {BASE}",
     "run/kept_settings.py": f"{STAGES} code_state.py schema.py manifest.py {BASE}",
@@ -66,11 +67,13 @@ RULES = {
     "*/settings.py": "byte_size.py setting.py languages.py errors.py",
     "source/": f"formats/ manifest.py blank.py {BASE}",
     "segment.py": f"blank.py codes.py cut.py {BASE}",
-    "prompt.py": f"prompt_encoder.py {BASE}",
+    "prompt.py": f"candidate_list.py prompt_encoder.py {BASE}",
+    "candidate_list.py": f"prompt_encoder.py {BASE}",
     "prompt_encoder.py": BASE,
     "code_prompt.py": f"prompt.py prompt_encoder.py codes.py {BASE}",
     "batch.py": BASE,
     "shard.py": "setting.py errors.py",
+    "decode/vllm/": f"model/ device_map/ child_process.py {BASE}",  # which GPU holds what is also vLLM's to say
     "decode/": f"model/ device_map/placement.py {BASE}",
     "model/": f"device_map/ {BASE}",
     "device_map/": BASE,
