@@ -70,7 +70,7 @@ class Output(JobOutput):
         super().__init__(opened, check_lease, epoch)
         self._check_lease, self._epoch = check_lease, epoch
         fs, folder, job, requested = self._fs, self.folder, self._job, opened.requested
-        self.attempts = AttemptMarkers(fs, folder)
+        self.attempts = AttemptMarkers(fs, folder, job.layout)
         self._skipped, self._hash_of, self._changes = requested.skipped, opened.hash_of, opened.changes
         self._lease, self._exited, self._opened_at = held_lease, False, time.monotonic()
         self._publisher = Publisher(fs, folder, job, self._inputs, self._config, self._access, self._store, check_lease)
@@ -302,8 +302,9 @@ class Output(JobOutput):
     def open_pass(self, record: PassRecord) -> PassOutput:
         """Open a pass of the job, to commit its rows."""
         with wrap_os_errors(f"pass {record.number}"):
+            access, check_lease, epoch = self._access, self._check_lease, self._epoch
             return PassOutput(
-                self._fs, self.folder, record, self._access, self._check_lease, self._epoch, close_job=self.close
+                self._fs, self.folder, record, self._job.layout, access, check_lease, epoch, close_job=self.close
             )
 
     def add_pass(self, record: PassRecord) -> None:
@@ -315,7 +316,7 @@ class Output(JobOutput):
             MissingError: Some rows of the pass are not recorded.
         """
         with wrap_os_errors(f"pass {record.number}"):
-            job_pass = passes.finished(self._fs, self.folder, record)
+            job_pass = passes.finished(self._fs, self.folder, record, self._job.layout)
         if job_pass is None:
             raise MissingError(
                 f"pass {record.number} of {self.folder.name} is not complete", fix="Run the same command again."
@@ -350,7 +351,7 @@ class Output(JobOutput):
         for input in self._inputs:  # last, because nothing needs the parts from here on
             if self._config.keep_rows and not self._store.can_have_parts(input):
                 continue
-            file_state = manifest.file_state_folder(self.folder, input.file_id)
+            file_state = self._job.layout.file_state(self.folder, input.file_id)
             cleanup.try_remove_rows(self._fs, file_state, keep_records=self._config.keep_rows)
         for job_pass in self._job.passes:
             pass_output.remove_leftovers(self._fs, passes.pass_folder(self.folder, job_pass.number))
@@ -414,7 +415,7 @@ def _open_job(
     )
     if requested.accepts_changes:
         job = _separate_changed_files(fs, folder, job, requested.job.inputs, access)
-    update.close_changed()
+    update.close_changed(job)
     return OpenedFolder(folder, job, requested, access, config, fs, update.hash_of, update.changes)
 
 

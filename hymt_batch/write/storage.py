@@ -16,8 +16,9 @@ from pathlib import Path
 from hymt_batch.errors import PreflightError
 from hymt_batch.fs import LINK_UNSUPPORTED_ERRNOS, list_names, publish, remove, replace, stat_or_none, write_new
 from hymt_batch.fs_protocol import Fs
-from hymt_batch.manifest import file_state_folder, state_folder
+from hymt_batch.manifest import state_folder
 from hymt_batch.records import Input
+from hymt_batch.state_layout import file_states, shard_entries
 from hymt_batch.storage_error import output_folder_error
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,10 @@ class DurableFolders:
 
     def ensure_all(self, paths: Iterable[Path]) -> None:
         """Create folders as `ensure` does, and sync each folder above them once."""
+        paths = list(paths)
+        above = dict.fromkeys(path.parent for path in paths if path != self._root)
+        if new := [path for path in above if path not in self._created]:
+            self.ensure_all(new)  # groups of files are below one folder, which is synced once
         created: dict[Path, bool] = {}
         for path in paths:
             if path not in self._created and path not in created and (is_new := self._create(path)) is not None:
@@ -235,7 +240,7 @@ def required_space(fs: Fs, folder: Path, inputs: Sequence[Input], min_free: int 
     """Return the free bytes and inodes that a job needs to start; arguments as for `check_space`."""
     if min_free != "auto":
         return int(min_free), 0
-    size = sum(_input_bytes(i) * (4 if i.compression else 1) for i in inputs)
+    size = sum(input_bytes(i) * (4 if i.compression else 1) for i in inputs)
     bytes_needed = max(0, int(size * SPACE_FACTOR) - _committed_bytes(fs, folder, inputs)) + MIN_FREE_BYTES
     return bytes_needed, 4 * len(inputs) + size // (64 << 10) + MIN_FREE_INODES
 
@@ -271,7 +276,8 @@ def _mib(size: int) -> str:
     return f"{size / (1 << 20):.1f}"
 
 
-def _input_bytes(input: Input) -> int:
+def input_bytes(input: Input) -> int:
+    """Return the size of an input on the disk; 0 if it cannot be read."""
     if input.size is not None:
         return input.size
     root = Path(input.path)
@@ -283,16 +289,10 @@ def _input_bytes(input: Input) -> int:
 
 def _committed_bytes(fs: Fs, folder: Path, inputs: Sequence[Input]) -> int:
     """Return the size of all parts and row records that already exist."""
-    num_bytes, existing = 0, frozenset(list_names(fs, state_folder(folder)))
-    for input in inputs:
-        file_state = file_state_folder(folder, input.file_id)
-        if file_state.name not in existing:
-            continue
-        for shard in list_names(fs, file_state):
-            for path in (
-                file_state / shard,
-                *(file_state / shard / part for part in list_names(fs, file_state / shard)),
-            ):
+    num_bytes, wanted = 0, frozenset(f"f{input.file_id}" for input in inputs)
+    for file_state in file_states(fs, folder):
+        for entry in shard_entries(fs, file_state) if file_state.name in wanted else ():
+            for path in (entry, *(entry / part for part in list_names(fs, entry))):
                 stat = stat_or_none(fs, path)
                 num_bytes += stat.size if stat and stat.kind == "file" else 0
     return num_bytes

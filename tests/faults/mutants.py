@@ -337,7 +337,7 @@ def _() -> Any:
     def assemble(fs: Any, folder: Path, job: Any) -> Any:
         def rename(source: Path, target: Path) -> None:
             if target.parent.name == "translated":
-                cleanup.remove_records(fs, manifest.file_state_folder(folder, job.input.file_id))
+                cleanup.remove_records(fs, job.layout.file_state(folder, job.input.file_id))
             fs.rename(source, target)
 
         return original(PatchedFs(fs, rename=rename), folder, job)
@@ -715,7 +715,7 @@ def _() -> Any:
 
     def find(self: ClosedRows, input: Input, keys: Any) -> KnownRows:
         known = original(self, input, keys)
-        records = CommittedRows.open(self._fs, self._folder, _identity_of(self)).records
+        records = CommittedRows.open(self._fs, self._folder, _identity_of(self), self._job.layout).records
         rows = dict(known.rows)
         for index in unfinished.setdefault(self, list(records.shard_indexes(input.file_id))):
             loaded = records.read(input.file_id, index)
@@ -742,8 +742,8 @@ def take_unseen(fs: Any, path: Path, expected: bytes) -> Path | None:
 def _() -> Any:
     original = closed_rows.close
 
-    def close(fs: Any, folder: Path, inputs: Any, check_lease: Callable[[], None]) -> None:
-        original(fs, folder, inputs, lambda: None)
+    def close(fs: Any, folder: Path, inputs: Any, layout: Any, check_lease: Callable[[], None]) -> None:
+        original(fs, folder, inputs, layout, lambda: None)
 
     return patched((taken_state, "take", take_unseen), (closed_rows, "close", close))
 
@@ -876,7 +876,7 @@ def _() -> Any:
 @mutant("the files of a pass are assembled before it is part of the job")
 def _() -> Any:
     def add_pass(self: Output, record: PassRecord) -> None:
-        job_pass = passes.finished(self._fs, self.folder, record)
+        job_pass = passes.finished(self._fs, self.folder, record, self._job.layout)
         assert job_pass is not None
         self._fs.unlink(self.folder / "manifest.json")
         self._fs.fsync_dir(self.folder)
