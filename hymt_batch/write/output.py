@@ -144,7 +144,7 @@ class Output(JobOutput):
         if self._bare_manifest is not None:
             log.warning("%s: %s", folder.name, manifest_only.STATE_LOST_NOTE)
             return
-        self._publisher.load_published(redo=self._redo, is_new=self._is_new, hash_of=self._hash_of)
+        self._publisher.load_published(self._closed_rows, redo=self._redo, is_new=self._is_new, hash_of=self._hash_of)
         if open_inputs := self._publisher.unpublished_inputs():
             check_space(fs, folder, open_inputs, self._config.min_free)
             path_check.check_writable(fs, folder, open_inputs)

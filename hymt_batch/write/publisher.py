@@ -101,11 +101,17 @@ class Publisher:
         return [input for input in self._inputs if input.file_id not in self.published]
 
     def load_published(
-        self, *, redo: bool, is_new: bool = False, hash_of: Callable[[Input], JsonDict] = hash_input
+        self,
+        closed: ClosedRows,
+        *,
+        redo: bool,
+        is_new: bool = False,
+        hash_of: Callable[[Input], JsonDict] = hash_input,
     ) -> None:
         """Find the files that are published and intact, and whose inputs did not change.
 
         Args:
+            closed: The closed generations of the job.
             redo: Decode the rows of changed inputs again.
             is_new: This run created the job: no file is published, unless another run has taken over and finished.
             hash_of: Returns size and sha256 of an input.
@@ -119,7 +125,6 @@ class Publisher:
         path = self._folder / "manifest.json"
         if is_new and stat_or_none(self._fs, path) is None:
             return
-        closed = ClosedRows(self._fs, self._folder, self._job)
         for input in self._inputs:
             record = file_record.read_record(self._fs, self._folder, input, self._layout)
             if record is None and (earlier := closed.record(input)) is not None:

@@ -345,3 +345,20 @@ def test_a_rename_is_atomic_within_a_folder_and_not_across_folders() -> None:
     names = {tuple(sorted(left.tree())) for _, left in fs.survivors(random.Random(0), 100)}
     assert ("/a", "/a/two", "/b", "/b/two") in names
     assert ("/a", "/b") in names
+
+
+@pytest.mark.fault(34)
+@pytest.mark.parametrize(
+    "make_world", dict.fromkeys(make for make, _ in worlds.IN_GROUPS), ids=lambda make: make.__name__
+)
+def test_the_published_bytes_do_not_depend_on_groups(tmp_path: Path, make_world: worlds.Make) -> None:
+    """An update that does not find the closed generations in their groups, for one, decodes known rows again."""
+    flat = getattr(worlds, make_world.__name__.removeprefix("grouped_"))
+    goldens = []
+    with simulated():
+        for make_one in (flat, make_world):
+            ids_from(1)
+            world = make_one(tmp_path, random.Random(11))
+            solve(world)
+            goldens.append(world.golden)
+    assert goldens[0] == goldens[1]
