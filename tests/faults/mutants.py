@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import sys
 import uuid
 import zlib
@@ -19,12 +20,13 @@ from types import SimpleNamespace
 from typing import Any
 
 from hymt_batch import fs as files
-from hymt_batch import manifest
+from hymt_batch import manifest, state_layout
 from hymt_batch.errors import HymtError, IdentityError, MissingError
 from hymt_batch.manifest import JobPass
 from hymt_batch.records import Input, Part, Row, Shard, ShardRecord, Translation
 from hymt_batch.run import unit_reader
 from hymt_batch.run.unit import PartResult, Unit
+from hymt_batch.state_layout import FLAT
 from hymt_batch.write import (
     claim,
     cleanup,
@@ -561,6 +563,13 @@ SEEN_BY = {
     "the job forgets a pass when it is killed while it publishes": "pass",
     "a row that failed again replaces the earlier one": "pass",
     "the files of a pass are assembled before it is part of the job": "pass",
+    "the folder above a group is not synced": "groups",
+    "an update syncs the folder above the groups instead of them": "groups",
+    "what a killed update took in a group is not given back": "groups",
+    "closed generations in groups are not found": "groups",
+    "a job loses its layout when job.json is rewritten": "groups",
+    "temporary files in groups of shards stay": "groups",
+    "a plan does not have the layout of its job": "groups",
 }
 HARMLESS = "the lease is never checked"
 
@@ -756,6 +765,59 @@ def _() -> Any:
 @mutant("a new pass takes the place of one that another run began")
 def _() -> Any:
     return patched((passes, "read_if_intact", lambda fs, folder, number: None), (taken_state, "take", take_unseen))
+
+
+@mutant("the folder above a group is not synced")
+def _() -> Any:
+    original = DurableFolders.ensure_all
+
+    def ensure_all(self: DurableFolders, paths: Iterable[Path]) -> None:
+        paths, store = list(paths), self._fs
+        if all(re.fullmatch(r"g\w|s\d+-\d+", path.name) for path in paths):
+            self._fs = PatchedFs(store, fsync_dir=lambda path: True)
+        try:
+            original(self, paths)
+        finally:
+            self._fs = store
+
+    return patched((DurableFolders, "ensure_all", ensure_all))
+
+
+@mutant("an update syncs the folder above the groups instead of them")
+def _() -> Any:
+    return patched((closed_rows, "_sync_all", lambda fs, parents: fs.fsync_dir(HOME / ".hymt")))
+
+
+def ungrouped(fs: Any, root: Path, group: object) -> list[Path]:
+    """Return what is in a folder, as if it had no groups."""
+    return [root / name for name in files.list_names(fs, root)]
+
+
+@mutant("what a killed update took in a group is not given back")
+def _() -> Any:
+    return patched((taken_state, "list_grouped", ungrouped))
+
+
+@mutant("closed generations in groups are not found")
+def _() -> Any:
+    return patched((ClosedRows, "_state_names", lambda self: self._fs.listdir(HOME / ".hymt")))
+
+
+@mutant("a job loses its layout when job.json is rewritten")
+def _() -> Any:
+    original = manifest.replace_job
+    return patched((manifest, "replace_job", lambda fs, folder, job: original(fs, folder, replace(job, layout=FLAT))))
+
+
+@mutant("temporary files in groups of shards stay")
+def _() -> Any:
+    return patched((state_layout, "shard_parents", lambda fs, path: [path]))
+
+
+@mutant("a plan does not have the layout of its job")
+def _() -> Any:
+    original = shard_plan.read
+    return patched((shard_plan, "read", lambda fs, folder: replace(original(fs, folder), layout=FLAT)))
 
 
 @mutant("the manifest stays while an update works")
@@ -1033,6 +1095,25 @@ def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
         make_world = partial(worlds.a_pass, translates_first=translates_first)
         worlds.explore(folder, rng, tally, make_world, Explorer, size // 2)
         worlds.explore(folder, rng, tally, make_world, Zombies, size // 2)
+
+
+@harness("groups")
+def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
+    """Jobs whose state lies in groups: their published bytes are those of the same jobs without groups."""
+    for make_flat in (worlds.two_files, worlds.update, worlds.prepared_files):
+        seed, made = rng.random(), []
+        for make_world in (make_flat, worlds.grouped(make_flat)):
+            try:
+                ids_from(1)
+                solve(world := make_world(folder, random.Random(seed)))
+                made.append(world.golden)
+            except HymtError as error:
+                tally.fail([f"I14: ends with {error.exit_code}: {error}"], make_flat.__name__)
+        if made[:1] != made[1:]:
+            tally.fail(["I3: an unbroken run in groups publishes other bytes"], make_flat.__name__)
+        for _ in range(2):
+            worlds.explore(folder, rng, tally, worlds.grouped(make_flat), Explorer, size // 2)
+    worlds.explore(folder, rng, tally, worlds.grouped(worlds.update), TakenOverInTakes, size // 2)
 
 
 @harness("another job")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from hymt_batch.write import lease
 from tests.faults import worlds
 from tests.faults.explore import Explorer, Tally, broken_after_crash, copying
 from tests.faults.simfs import Crash, SimFS
-from tests.faults.small import HOME, Seen, World, final_bytes, holder, ids_from, make, run, simulated, solve
+from tests.faults.small import HOME, Seen, World, final_bytes, holder, ids_from, in_groups, make, run, simulated, solve
 
 FAULTS = {
     worlds.no_links: 28,
@@ -61,9 +62,12 @@ def test_a_crash_at_any_change_breaks_no_invariant(
 
 
 @pytest.mark.fault(35, 36, 37, 39)
-def test_a_job_whose_files_are_damaged_at_any_moment_ends_correctly_or_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("groups", [contextlib.nullcontext, in_groups])
+def test_a_job_whose_files_are_damaged_at_any_moment_ends_correctly_or_is_refused(
+    tmp_path: Path, groups: Callable[[], contextlib.AbstractContextManager[None]]
+) -> None:
     tally = Tally()
-    with simulated():
+    with simulated(), groups():
         worlds.corrupt(tmp_path, random.Random(5), tally, 400)
     assert not tally.broken
     assert tally.counts["damaged states"] == 400
