@@ -55,7 +55,7 @@ from hymt_batch.write import (
 from hymt_batch.write import part as parts
 from hymt_batch.write.closed_rows import ClosedRows, KnownRows
 from hymt_batch.write.committed_rows import CommittedRows
-from hymt_batch.write.job_output import JobOutput
+from hymt_batch.write.job_output import JobOutput, OpenedFolder
 from hymt_batch.write.open_files import OpenFiles
 from hymt_batch.write.output import Output
 from hymt_batch.write.part_store import PartStore
@@ -569,7 +569,7 @@ SEEN_BY = {
     "closed generations in groups are not found": "groups",
     "a job loses its layout when job.json is rewritten": "groups",
     "temporary files in groups of shards stay": "groups",
-    "a plan does not have the layout of its job": "groups",
+    "a task commits outside of the groups of the job": "groups",
 }
 HARMLESS = "the lease is never checked"
 
@@ -814,10 +814,14 @@ def _() -> Any:
     return patched((state_layout, "shard_parents", lambda fs, path: [path]))
 
 
-@mutant("a plan does not have the layout of its job")
+@mutant("a task commits outside of the groups of the job")
 def _() -> Any:
-    original = shard_plan.read
-    return patched((shard_plan, "read", lambda fs, folder: replace(original(fs, folder), layout=FLAT)))
+    original = TaskOutput.__init__
+
+    def begin(self: TaskOutput, opened: OpenedFolder, task: Any) -> None:
+        original(self, replace(opened, job=replace(opened.job, layout=FLAT)), task)
+
+    return patched((TaskOutput, "__init__", begin))
 
 
 @mutant("the manifest stays while an update works")
