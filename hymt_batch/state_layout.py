@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -119,25 +119,24 @@ def attempts_folder(folder: Path) -> Path:
     return folder / ".hymt" / "attempts"
 
 
-def file_groups(fs: Fs, folder: Path) -> list[Path]:
-    """Return the groups of files in an output folder."""
-    root = folder / ".hymt"
-    return [root / name for name in list_names(fs, root) if FILE_GROUP.fullmatch(name)]
+def file_states(fs: Fs, folder: Path, is_folder: Callable[[Path], bool] = lambda path: True) -> list[Path]:
+    """Return the state folders of all files, those of closed generations and those that were taken away too.
+
+    A large job has many; so list them once for all that needs them. Groups that `is_folder` refuses are left out.
+    """
+    paths = list_grouped(fs, folder / ".hymt", FILE_GROUP, is_folder)
+    return [path for path in paths if FILE_STATE.fullmatch(path.name)]
 
 
-def file_states(fs: Fs, folder: Path) -> list[Path]:
-    """Return the state folders of all files, those of closed generations and those that were taken away too."""
-    return [path for path in list_grouped(fs, folder / ".hymt", FILE_GROUP) if FILE_STATE.fullmatch(path.name)]
-
-
-def list_grouped(fs: Fs, root: Path, group: re.Pattern[str]) -> Iterator[Path]:
+def list_grouped(
+    fs: Fs, root: Path, group: re.Pattern[str], is_folder: Callable[[Path], bool] = lambda path: True
+) -> Iterator[Path]:
     """Yield what is in a folder and in the groups in it, without these groups themselves."""
     names = list_names(fs, root)
-    groups = [name for name in names if group.fullmatch(name)]
     yield from (root / name for name in names if not group.fullmatch(name))
-    for name in groups:
-        parent = root / name
-        yield from (parent / inner for inner in list_names(fs, parent))
+    for parent in (root / name for name in names if group.fullmatch(name)):
+        if is_folder(parent):
+            yield from (parent / name for name in list_names(fs, parent))
 
 
 def remove_groups(fs: Fs, root: Path, group: re.Pattern[str]) -> None:

@@ -549,7 +549,7 @@ def test_no_task_lists_what_grows_with_the_job(cluster: Cluster, monkeypatch: py
     for folder in (".hymt", f".hymt/f{file_id}"):
         assert num_listings(lambda: cluster.inspect("missing"), folder) == 0
     merge = partial(cluster.inspect, "merge")
-    assert num_listings(merge, ".hymt") <= 12
+    assert num_listings(merge, ".hymt") <= 6
     assert listed.count(f".hymt/f{file_id}") <= 8
 
 

@@ -74,15 +74,15 @@ class ClosedRows:
 
     def has_file(self, input: Input) -> bool:
         """Return whether a generation of a file is closed, so that some of its rows may be known."""
-        return self._has_closed_files() and self._open(input) is not None
+        return self.has_any() and self._open(input) is not None
 
     def record(self, input: Input) -> JsonDict | None:
         """Return the record of the earlier version of a file; None if no generation of the file is closed."""
-        return read_record(self._fs, self._folder, input, self._job.layout) if self._has_closed_files() else None
+        return read_record(self._fs, self._folder, input, self._job.layout) if self.has_any() else None
 
     def find(self, input: Input, keys: Mapping[int, RowKey]) -> KnownRows:
         """Return the rows that are known of a shard; `keys` maps the index of a document to its key."""
-        closed = self._open(input) if keys and self._has_closed_files() else None
+        closed = self._open(input) if keys and self.has_any() else None
         if closed is None:
             return NOTHING_KNOWN
         with wrap_os_errors(f"the earlier rows of {input.rel}"):
@@ -94,7 +94,8 @@ class ClosedRows:
                 self._file = input.file_id, _ClosedFile.open(self._fs, self._folder, input, self._job)
         return self._file[1]
 
-    def _has_closed_files(self) -> bool:
+    def has_any(self) -> bool:
+        """Return whether a generation of any file was closed when this was first asked."""
         if self._has_any is None:
             with wrap_os_errors("the earlier rows"):
                 # the folder exists: if a network file system does not find it, that is an error, and not "no rows"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hymt_batch import file_units, manifest
+from hymt_batch import file_units, manifest, state_layout
 from hymt_batch.errors import DeviceError, ExitCode, HymtError, MissingError, PreflightError, Problem, StoppedError
 from hymt_batch.fs import OS_FS, remove
 from hymt_batch.fs_protocol import Fs
@@ -146,8 +146,9 @@ class Output(JobOutput):
             return
         self._publisher.load_published(self._closed_rows, redo=self._redo, is_new=self._is_new, hash_of=self._hash_of)
         if open_inputs := self._publisher.unpublished_inputs():
-            check_space(fs, folder, open_inputs, self._config.min_free)
-            path_check.check_writable(fs, folder, open_inputs)
+            states = state_layout.file_states(fs, folder)
+            check_space(fs, folder, open_inputs, self._config.min_free, states)
+            path_check.check_writable(fs, folder, open_inputs, states)
         if not self._publisher.is_finished:
             input_locations.save(fs, folder, self._inputs, self._skipped)
 
@@ -345,7 +346,9 @@ class Output(JobOutput):
         self.attempts.clear()
         stop_reason.clear(self._fs, self.folder)
         claim.clear(self._fs, self.folder)  # of tasks that came late: all that they work on is published
-        closed_rows.discard(self._fs, self.folder, self._check_lease)
+        with contextlib.suppress(HymtError):  # what is left is removed by the next run
+            if self._closed_rows.has_any():
+                closed_rows.discard(self._fs, self.folder, self._check_lease)
         if self._changes is not None:
             retired.remove_old(self._fs, self.folder, self._config.keep_retired_days)
         for input in self._inputs:  # last, because nothing needs the parts from here on
@@ -433,8 +436,9 @@ def _check_change(
         changed := describe_changes(fs, folder, replace(job, inputs=inputs), access.read_documents)
     ):
         raise input_changed_error(changed)
-    check_space(fs, folder, inputs, config.min_free)
-    path_check.check_writable(fs, folder, inputs)
+    states = state_layout.file_states(fs, folder)
+    check_space(fs, folder, inputs, config.min_free, states)
+    path_check.check_writable(fs, folder, inputs, states)
 
 
 def _separate_changed_files(

@@ -15,7 +15,7 @@ from hymt_batch.errors import ConfigError, PreflightError
 from hymt_batch.fs import list_names, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Input
-from hymt_batch.state_layout import file_groups, file_states, shard_parents
+from hymt_batch.state_layout import file_states, shard_parents
 from hymt_batch.storage_error import describe_type
 from hymt_batch.write.cleanup import shard_folders
 
@@ -90,8 +90,10 @@ def check_inputs(fs: Fs, folder: Path, inputs: Iterable[Input]) -> None:
     _raise_if_any(input_obstacles(fs, folder, inputs))
 
 
-def check_writable(fs: Fs, folder: Path, inputs: Iterable[Input]) -> None:
+def check_writable(fs: Fs, folder: Path, inputs: Iterable[Input], states: Iterable[Path]) -> None:
     """Check, before anything is decoded, that the files of these inputs can be created.
+
+    `states` has the state folders of all files.
 
     Raises:
         PreflightError: This user may not write in one of the folders.
@@ -100,7 +102,7 @@ def check_writable(fs: Fs, folder: Path, inputs: Iterable[Input]) -> None:
     inputs = list(inputs)
     folders, wanted = {folder, root}, frozenset(f"f{input.file_id}" for input in inputs)
     folders |= manifest.published_folders(folder, inputs)
-    for state in file_states(fs, folder):
+    for state in states:
         if state.name in wanted:  # others will be created in the one above
             folders |= {state.parent, *shard_parents(fs, state), *shard_folders(fs, state)}
     is_folder: dict[Path, bool] = {folder: True}  # path -> whether it exists and is a folder
@@ -139,10 +141,8 @@ def state_obstacles(fs: Fs, folder: Path) -> Iterator[tuple[Path, str]]:
 
 def input_obstacles(fs: Fs, folder: Path, inputs: Iterable[Input]) -> Iterator[tuple[Path, str]]:
     """Like `state_obstacles`, for the output files and records of the inputs."""
-    checker, states = _PathChecker(fs, folder), dict[str, Path]()
-    groups = file_groups(fs, folder)
-    if len([group for group in groups if checker.check_folder(group)]) == len(groups):
-        states = {path.name: path for path in file_states(fs, folder)}
+    checker = _PathChecker(fs, folder)
+    states = {path.name: path for path in file_states(fs, folder, checker.check_folder)}
     roots = {name: checker.has_names(folder / name) for name in ("translated", "errors", "review")}
     for input in inputs:
         if roots["translated"]:

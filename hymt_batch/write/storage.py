@@ -236,16 +236,27 @@ def _unsupported_error(folder: Path, what: str) -> PreflightError:
     )
 
 
-def required_space(fs: Fs, folder: Path, inputs: Sequence[Input], min_free: int | str) -> tuple[int, int]:
+def required_space(
+    fs: Fs, folder: Path, inputs: Sequence[Input], min_free: int | str, states: Iterable[Path] | None = None
+) -> tuple[int, int]:
     """Return the free bytes and inodes that a job needs to start; arguments as for `check_space`."""
     if min_free != "auto":
         return int(min_free), 0
     size = sum(input_bytes(i) * (4 if i.compression else 1) for i in inputs)
-    bytes_needed = max(0, int(size * SPACE_FACTOR) - _committed_bytes(fs, folder, inputs)) + MIN_FREE_BYTES
+    bytes_needed = (
+        max(
+            0,
+            int(size * SPACE_FACTOR)
+            - _committed_bytes(fs, file_states(fs, folder) if states is None else states, inputs),
+        )
+        + MIN_FREE_BYTES
+    )
     return bytes_needed, 4 * len(inputs) + size // (64 << 10) + MIN_FREE_INODES
 
 
-def check_space(fs: Fs, folder: Path, inputs: Sequence[Input], min_free: int | str) -> None:
+def check_space(
+    fs: Fs, folder: Path, inputs: Sequence[Input], min_free: int | str, states: Iterable[Path] | None = None
+) -> None:
     """Check that the output fits on the file system.
 
     Args:
@@ -253,12 +264,13 @@ def check_space(fs: Fs, folder: Path, inputs: Sequence[Input], min_free: int | s
         folder: The output folder; it exists.
         inputs: The files still to be translated.
         min_free: The setting write.min_free: bytes, or "auto" to estimate them from the inputs.
+        states: The state folders of all files; None to list them, if they are needed.
 
     Raises:
         PreflightError: Too few bytes or inodes are free.
     """
     bytes_free, inodes_free = fs.statvfs(folder)
-    bytes_needed, inodes_needed = required_space(fs, folder, inputs, min_free)
+    bytes_needed, inodes_needed = required_space(fs, folder, inputs, min_free, states)
     if bytes_free < bytes_needed:
         raise PreflightError(
             f"the file system under {folder} has {_mib(bytes_free)} MiB free, and this job needs about "
@@ -287,10 +299,10 @@ def input_bytes(input: Input) -> int:
         return 0  # the source stage reports it with a better message
 
 
-def _committed_bytes(fs: Fs, folder: Path, inputs: Sequence[Input]) -> int:
+def _committed_bytes(fs: Fs, states: Iterable[Path], inputs: Sequence[Input]) -> int:
     """Return the size of all parts and row records that already exist."""
     num_bytes, wanted = 0, frozenset(f"f{input.file_id}" for input in inputs)
-    for file_state in file_states(fs, folder):
+    for file_state in states:
         for entry in shard_entries(fs, file_state) if file_state.name in wanted else ():
             for path in (entry, *(entry / part for part in list_names(fs, entry))):
                 stat = stat_or_none(fs, path)
