@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -157,15 +157,27 @@ def shard_parents(fs: Fs, file_state: Path) -> list[Path]:
     return [file_state, *(file_state / name for name in list_names(fs, file_state) if SHARD_GROUP.fullmatch(name))]
 
 
-def find(fs: Fs, folder: Path, passes: Iterable[Path], otherwise: StateLayout) -> StateLayout:
+def state_names(fs: Fs, folder: Path) -> Iterator[str]:
+    """Yield the names in `.hymt` and in the groups of files in it, which exist.
+
+    Raises:
+        OSError: One of these folders is not found: a network file system may say so, and it is not the same as empty.
+    """
+    names = fs.listdir(root := folder / ".hymt")
+    yield from names
+    for name in filter(FILE_GROUP.fullmatch, names):
+        yield from fs.listdir(root / name)
+
+
+def find(fs: Fs, folder: Path, otherwise: StateLayout) -> StateLayout:
     """Return the layout that the files in a folder show, for a job whose `job.json` is lost.
 
     Args:
         fs: The file system.
         folder: The output folder.
-        passes: The folders of its passes.
         otherwise: The layout that a new job would get. What nothing shows may be as it has it.
     """
+    passes = (folder / ".hymt/passes" / name for name in list_names(fs, folder / ".hymt/passes"))
     states, digits, group_size = file_states(fs, folder), otherwise.file_digits, otherwise.group_size
     if states:
         group = states[0].parent.name

@@ -107,7 +107,7 @@ def wipe(fs: Fs, folder: Path, inputs: Sequence[Input], check_lease: Callable[[]
     if stat_or_none(fs, folder / "manifest.json") or job is not None or file_states:
         log.warning("overwrite folder=%s", folder.name)
     removed = [*(job.inputs if job else ()), *inputs]
-    layout = job.layout if job else state_layout.find(fs, folder, (), FLAT)
+    layout = job.layout if job else state_layout.find(fs, folder, FLAT)
     discard_inputs(fs, folder, removed, layout, check_lease, job.replaced_paths if job else {})
     for file_state in file_states:
         check_lease()

@@ -99,16 +99,8 @@ class ClosedRows:
         if self._has_any is None:
             with wrap_os_errors("the earlier rows"):
                 # the folder exists: if a network file system does not find it, that is an error, and not "no rows"
-                self._has_any = any(map(is_closed_folder, self._state_names()))
+                self._has_any = any(map(is_closed_folder, state_layout.state_names(self._fs, self._folder)))
         return self._has_any
-
-    def _state_names(self) -> Iterator[str]:
-        """Yield the names of all state folders."""
-        root = manifest.state_folder(self._folder)
-        names = self._fs.listdir(root)
-        yield from names
-        for name in filter(state_layout.FILE_GROUP.fullmatch, names):
-            yield from self._fs.listdir(root / name)
 
 
 class _ClosedFile:

@@ -10,7 +10,7 @@ from hymt_batch.formats import registry
 from hymt_batch.formats.format import Addressing
 from hymt_batch.records import Input
 from hymt_batch.state_layout import StateLayout
-from hymt_batch.write.storage import input_bytes
+from hymt_batch.write.space import input_bytes
 
 MAX_RATIO = 1000
 """Most bytes of text that a byte of a packed file may stand for: gzip packs up to 1,032 equal bytes in one."""

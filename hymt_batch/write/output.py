@@ -54,7 +54,8 @@ from hymt_batch.write.publisher import Publisher
 from hymt_batch.write.row_selection import Criteria, SelectedRows
 from hymt_batch.write.run_progress import RunProgress
 from hymt_batch.write.settings import WriteConfig
-from hymt_batch.write.storage import DurableFolders, check_space, check_storage
+from hymt_batch.write.space import check_space
+from hymt_batch.write.storage import DurableFolders, check_storage
 from hymt_batch.write.summary import Summary, summarize
 from hymt_batch.write.update import InputUpdate
 

@@ -212,7 +212,7 @@ def read_or_recover_job(fs: Fs, folder: Path, requested: RequestedJob) -> JobRec
                 f"the folder were written with other settings",
                 fix=_suggested_fixes(folder),
             ) from None
-        layout = state_layout.find(fs, folder, passes.folders(fs, folder), job.layout)
+        layout = state_layout.find(fs, folder, job.layout)
         return replace(job, layout=layout, passes=passes.recover(fs, folder, layout))
 
 

@@ -104,12 +104,6 @@ def passes_folder(folder: Path) -> Path:
     return manifest.state_folder(folder) / "passes"
 
 
-def folders(fs: Fs, folder: Path) -> list[Path]:
-    """Return the folders of all passes, those that were taken away too."""
-    root = passes_folder(folder)
-    return [root / name for name in list_names(fs, root)]
-
-
 def pass_folder(folder: Path, number: int) -> Path:
     """Return the folder of a pass, which is laid out like the output folder of a job that publishes nothing."""
     return passes_folder(folder) / f"p{number:04}"
@@ -259,10 +253,7 @@ def discard_all(fs: Fs, folder: Path) -> None:
 
 
 def finished(fs: Fs, folder: Path, record: PassRecord, layout: StateLayout) -> JobPass | None:
-    """Return what a job records of a pass whose rows are all recorded and intact; None if some are missing.
-
-    `layout` is that of the job.
-    """
+    """Return what a job of this layout records of a pass whose rows are all recorded; None if some are missing."""
     store = RecordStore(fs, pass_folder(folder, record.number), record.identity_sha256, layout.of_pass)
     environments: dict[bytes, JsonDict] = {}
     num_rows, shards = 0, list[int]()

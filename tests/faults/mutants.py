@@ -800,7 +800,7 @@ def _() -> Any:
 
 @mutant("closed generations in groups are not found")
 def _() -> Any:
-    return patched((ClosedRows, "_state_names", lambda self: self._fs.listdir(HOME / ".hymt")))
+    return patched((state_layout, "state_names", lambda fs, folder: fs.listdir(folder / ".hymt")))
 
 
 @mutant("a job loses its layout when job.json is rewritten")

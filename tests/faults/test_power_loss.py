@@ -351,7 +351,6 @@ def test_a_rename_is_atomic_within_a_folder_and_not_across_folders() -> None:
     assert ("/a", "/b") in names
 
 
-@pytest.mark.fault(34)
 @pytest.mark.parametrize(
     "make_world", dict.fromkeys(make for make, _ in worlds.IN_GROUPS), ids=lambda make: make.__name__
 )
