@@ -6,53 +6,77 @@ false alarms on at most 0.1 % of 73,889 human translations in 37 languages.
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 
 _LOOP_MIN, _LOOP_MAX, _LOOP_SCAN_CHARS = 3, 100, 20_000
-_MIN_BULK_CHARS, _MAX_BULK_CHARS = 4_000, 250_000  # below: not worth it; above: in chunks, to bound memory
-_HASH_MULTIPLIER = 0x9E3779B1  # must be odd
+_MAX_BULK_CHARS = 250_000  # longer texts are compared in chunks, to bound memory
+_SHORTEST_LONG, _WINDOW = 7, 8  # the shortest piece that is found by its windows, and their length, in characters
+_DOUBLE_SPACE = re.compile(r"\s\s")
 
 
 def loop_suspects(texts: Sequence[str], repeats: int) -> set[int]:
     """Return the indices of texts that may have a loop; for all others `has_loop` is false.
 
-    Fifteen times as fast as `has_loop` on human texts. Where a piece of d characters (d >= 3) occurs three times in a
-    row, apart from white space at the end, at least d + 1 consecutive characters equal those d positions later. So for
-    windows of w characters (w <= d + 1), it is enough to compare one in every d + 2 - w start positions with the window
-    d positions later. Hashes are compared, so a match only makes a text a candidate, which `has_loop` then checks.
+    Takes a quarter of the time of `has_loop` on human texts, and needs no numpy, whose import costs 12 MiB. Where a
+    piece of d characters occurs three times in a row, 2d consecutive characters equal those d positions later: one
+    less if white space at the end of the last piece is missing, and a text with two white space characters in a row
+    always counts as a candidate. Short pieces are found by comparing all texts with themselves, moved by d positions.
+    For longer ones, a window of 8 characters is looked up at every sixth position (2d - 1 characters hold 2d - 8).
     """
-    chars = sum(map(len, texts))
-    if repeats < 3 or chars < _MIN_BULK_CHARS:
+    if repeats < 3:
         return set(range(len(texts)))
-    suspects: set[int] = set()
+    suspects = {index for index, text in enumerate(texts) if _DOUBLE_SPACE.search(text) or _repeats_window(text)}
     first, size = 0, 0
     for index, text in enumerate(texts):
         size += len(text)
         if size >= _MAX_BULK_CHARS or index == len(texts) - 1:
-            suspects.update(first + suspect for suspect in _suspects(texts[first : index + 1]))
+            suspects.update(first + suspect for suspect in _short_suspects(texts[first : index + 1]))
             first, size = index + 1, 0
     return suspects
 
 
-def _suspects(texts: Sequence[str]) -> set[int]:
-    import numpy as np
+def _repeats_window(text: str) -> bool:
+    """Return whether one of the windows occurs again, within as many equal characters as a loop would have there.
 
-    runs = {1: np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype="<u4")}
-    for width, shift in ((2, 1), (4, 2), (5, 1), (8, 4), (16, 8)):
-        left, right = runs[width - shift], runs[shift][width - shift :]
-        runs[width] = left[: len(right)] * np.uint32(_HASH_MULTIPLIER + 2 * width) + right
-    ends = np.cumsum([len(text) for text in texts])
+    If 2d - 1 consecutive characters, among them the window, equal those d positions later, then at least d + 4 do
+    from the start of the window on, or up to its end.
+    """
+    for start in range(0, len(text) - _SHORTEST_LONG - _WINDOW + 1, 2 * _SHORTEST_LONG - _WINDOW):
+        end = start + _WINDOW
+        window, limit = text[start:end], end + _LOOP_MAX
+        again = text.find(window, start + _SHORTEST_LONG, limit)
+        while again >= 0:
+            period = again - start
+            length = period + _WINDOW // 2
+            first = max(0, end - length)
+            if (
+                text[start : start + length] == text[again : again + length]
+                or text[first:end] == text[first + period : end + period]
+            ):
+                return True
+            again = text.find(window, again + 1, limit)
+    return False
+
+
+def _short_suspects(texts: Sequence[str]) -> set[int]:
+    """Return the indices of texts that may have a loop of short pieces, comparing one byte of each character."""
+    ends = list(accumulate(len(text) for text in texts))
+    characters = "".join(texts).encode("utf-32-le", "surrogatepass")[::4]
+    number = int.from_bytes(characters, "little")
     suspects: set[int] = set()
-    for period in range(_LOOP_MIN, _LOOP_MAX + 1):
-        width = 4 if period < 5 else 5 if period < 12 else 8 if period < 30 else 16
-        step, hashes = period + 2 - width, runs[width]
-        equal = hashes[:-period:step] == hashes[period::step]
-        if equal.any():
-            positions = np.flatnonzero(equal) * step
-            first_text, last_text = (
-                np.searchsorted(ends, position, side="right") for position in (positions, positions + period)
-            )
-            suspects.update(first_text[first_text == last_text].tolist())
+    for period in range(_LOOP_MIN, _SHORTEST_LONG):
+        differences = (number ^ (number >> 8 * period)).to_bytes(len(characters), "little")
+        equal = bytes(2 * period - 1)
+        position = differences.find(equal)
+        while position >= 0:
+            index = bisect_right(ends, position)
+            if index < len(ends) and position + len(equal) + period <= ends[index]:
+                suspects.add(index)
+                position = ends[index] - 1
+            position = differences.find(equal, position + 1)
     return suspects
 
 

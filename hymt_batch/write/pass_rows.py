@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hymt_batch import manifest
 from hymt_batch.fs import read_twice
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobPass, JobRecord
@@ -103,6 +104,14 @@ class PassRows:
     def numbers(self, file_id: str) -> list[int]:
         """Return the numbers of the passes that have rows of a file."""
         return [number for number, job_pass in self._passes.items() if file_id in job_pass.files]
+
+    def record_paths(self) -> Iterator[tuple[int, int, Path]]:
+        """Yield number and index of each shard of each pass, and where its record is."""
+        for number, job_pass in self._passes.items():
+            folder = passes.pass_folder(self._folder, number)
+            records = RecordStore(self._fs, folder, manifest.digest(job_pass.identity))
+            for index in range(len(job_pass.shards)):
+                yield number, index, records.path(FILE_ID, index)
 
     def load(self, file_id: str, shard: ShardRecord) -> LaterRows:
         """Return the rows of all passes for the rows of a shard.

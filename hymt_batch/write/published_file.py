@@ -244,7 +244,7 @@ def documents_and_rows(assembly: FileRows, tally: Tally) -> Iterator[tuple[Docum
                     shaped_row = shaper.shape(document, row)
                 if shaped_row.status is not row.status:
                     tally.move(row.status, shaped_row.status)
-                tally.add_row(shaped_row)
+                tally.add_row(document, shaped_row)
                 yield document, _output_row(document, shaped_row, tally)
     if changed_rows.ranges:
         raise input_changed_error(f"{name} {changed_rows}")

@@ -161,7 +161,8 @@ def upper(part: Part) -> list[Row]:
         translation, message = text if status is Status.OK else "", document.message
         flags = ("empty",) if status is Status.EMPTY else ()
         row = Row(document.row_index, document.digest, status, translation, flags=flags, message=message)
-        rows.append(replace(row, num_source_tokens=len(text), num_new_tokens=1))
+        language = ("fr", 0.25) if len(translation) % 2 else None
+        rows.append(replace(row, num_source_tokens=len(text), num_new_tokens=1, language=language))
     return rows
 
 

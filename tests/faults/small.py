@@ -27,10 +27,11 @@ from typing import Any
 
 import hymt_batch.fs as files
 from hymt_batch import file_units, manifest
+from hymt_batch.check.settings import CheckConfig
 from hymt_batch.errors import HymtError, IdentityError, MissingError
 from hymt_batch.manifest import JobRecord
 from hymt_batch.records import Document, Input, Part, Row, Shard, ShardRecord, Status
-from hymt_batch.run import retry_pass
+from hymt_batch.run import pass_shards
 from hymt_batch.run.commit_result import commit_result
 from hymt_batch.run.unit import Unit
 from hymt_batch.run.unit_reader import GetRecord, read_units
@@ -186,6 +187,10 @@ def ids_from(number: int) -> None:
     _ids = itertools.count(number)
 
 
+_JOB: Any = SimpleNamespace(decode=None, check=CheckConfig(), tgt_lang="fr")
+"""What planning and committing need of a job's settings."""
+
+
 @dataclass
 class Seen:
     """What a run did: the parts that it decoded, and the parts that were acknowledged to it as durable."""
@@ -293,7 +298,7 @@ class World:
         """Cut the rows of the pass into shards."""
         limits: Any = SimpleNamespace(shard_rows=self.shard_rows, shard_bytes=1 << 30)
         inputs = {input.file_id: input for input in self.inputs}
-        return retry_pass.cut_shards(self.pass_record, inputs, self.read, limits, get_record)
+        return pass_shards.cut_shards(self.pass_record, inputs, self.read, limits, get_record)
 
     @property
     def features(self) -> list[str]:
@@ -396,7 +401,7 @@ def run_pass(fs: SimFS, world: World, seen: Seen) -> None:
             output.create_pass(record)
         of_pass = output.open_pass(record)
         recorder: Any = Recorder(world, seen)
-        job_settings: Any = SimpleNamespace(decode=None)
+        job_settings = _JOB
         plan: Any = SimpleNamespace(max_context=0, part_limits=lambda shard: world.plans["pass 1"][shard.index][1])
         prepared: Any = (
             [
@@ -490,7 +495,7 @@ def planned(world: World, job: JobRecord) -> ShardPlan:
 
 def task_units(world: World, seen: Seen, output: TaskOutput) -> Iterator[Unit]:
     """Yield what a task would decode, planned by the world."""
-    job: Any = SimpleNamespace(decode=None)
+    job = _JOB
     plan: Any = SimpleNamespace(max_context=0, part_limits=lambda shard: world.plans[shard.input.rel][shard.index][1])
     prepared: Any = (
         [
@@ -526,7 +531,7 @@ class Recorder:
 
 def missing_units(world: World, seen: Seen, output: Output) -> Iterator[Unit]:
     """Yield what the job itself would decode, planned by the world."""
-    job: Any = SimpleNamespace(decode=None)
+    job = _JOB
     plan: Any = SimpleNamespace(max_context=0, part_limits=lambda shard: world.parts(shard.input.rel, shard, output))
     recorder: Any = Recorder(world, seen)
     prepared: Any = (
