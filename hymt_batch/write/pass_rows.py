@@ -109,7 +109,7 @@ class PassRows:
         """Yield number and index of each shard of each pass, and where its record is."""
         for number, job_pass in self._passes.items():
             folder = passes.pass_folder(self._folder, number)
-            records = RecordStore(self._fs, folder, manifest.digest(job_pass.identity))
+            records = RecordStore(self._fs, folder, manifest.digest(job_pass.identity), self._layout.of_pass)
             for index in range(len(job_pass.shards)):
                 yield number, index, records.path(FILE_ID, index)
 
