@@ -240,6 +240,23 @@ def test_the_layout_of_a_lost_job_is_found(
     assert cluster.decoded == 0 and cluster.published() == before and layout_of(cluster) == layout
 
 
+@pytest.mark.parametrize("largest_before", [SMALL, LARGE])
+def test_a_changed_input_is_found_in_a_folder_of_another_layout(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, largest_before: int
+) -> None:
+    monkeypatch.setattr(state_layout, "MAX_NAMES", largest_before)
+    assert cluster.translate() == 0
+    monkeypatch.setattr(state_layout, "MAX_NAMES", LARGE + SMALL - largest_before)
+    cluster.write("small00.txt", b"another row\n")
+    before = cluster.published()
+    assert cluster.translate() == ExitCode.INPUT_CHANGED
+    assert cluster.translate("on_input_change=fork") == 0
+    assert cluster.published() == before
+    assert cluster.published("job-2")["translated/small00.txt"] == b"ANOTHER ROW\n"
+    assert cluster.translate("on_input_change=redo") == 0
+    assert cluster.published()["translated/small00.txt"] == b"ANOTHER ROW\n"
+
+
 @pytest.mark.usefixtures("small_groups")
 def test_an_earlier_version_refuses_a_folder_with_groups(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

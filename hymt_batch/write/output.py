@@ -373,7 +373,8 @@ def _prepare_folder(fs: Fs, folder: Path, requested: RequestedJob, access: Input
     """Choose the folder of a job, check that nothing blocks its paths, and create the folders inside."""
 
     def find_changes(candidate: Path, job: JobRecord) -> str:
-        return describe_changes(fs, candidate, requested.with_identity(job.identity), access.read_documents)
+        wanted = replace(requested.with_identity(job.identity), layout=job.layout)
+        return describe_changes(fs, candidate, wanted, access.read_documents)
 
     path_check.check_state(fs, folder)
     folder = ownership.choose_folder(fs, folder, requested, find_changes)
