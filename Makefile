@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-vllm test checks test-random test-report test-kernels test-slurm test-ray test-vllm \
 	test-floor check format faults faults-quick matrix memory scale draining overhead gpu-counts gpu-wheels gpu-dry-run \
-	worker-overhead place-costs straggler cluster-scale report-size demo-sweep small-files \
+	worker-overhead place-costs straggler cluster-scale report-size demo-sweep sweep-kills small-files \
 	against-engine full-size integrity \
 	troubleshooting retrain clean
 
@@ -157,6 +157,9 @@ report-size: install ## look at the report of a job of 100,000 rows with the stu
 
 demo-sweep: install ## sweep the demo model over dtype, decoding and slots, and draw docs/img/sweep.svg
 	$(BIN)/python -m tests.campaigns.demo_sweep --svg docs/img/sweep.svg
+
+sweep-kills: install ## kill a sweep of the demo model at random parts (SIZE=2 kills, SEED=...), and compare it with an unbroken one
+	$(BIN)/python -m tests.campaigns.sweep_kills --seed $(SEED) --size $(or $(SIZE),2)
 
 straggler: install ## compare the time of 200 shards on 4 workers (one slow, two die) with an ideal schedule (simulated time)
 	$(BIN)/python -m tests.campaigns.straggler --seed $(SEED) --size $(or $(SIZE),200)

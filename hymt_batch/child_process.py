@@ -11,12 +11,14 @@ Source: prctl(2), PR_SET_PDEATHSIG: "the signal is sent when the thread that cre
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -69,3 +71,60 @@ def exit_with_parent(pipe: Connection) -> None:
         os._exit(0)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+RESOURCE_TRACKER = b"multiprocessing.resource_tracker"
+"""In the command line of the process that frees shared memory once all users of it are gone, and then ends."""
+
+
+def kill_group(group: int) -> None:
+    """Kill all processes of a process group but this one and the resource trackers of multiprocessing.
+
+    Args:
+        group: Number of the group, of a child that was started as its leader; none of its processes need be left.
+    """
+    killed = {os.getpid()}
+    while pids := group_members(group) - killed:  # again, because a process may have started another one
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        killed |= pids
+
+
+def group_members(group: int) -> set[int]:
+    """Return the running processes of a process group, without resource trackers of multiprocessing."""
+    members = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError):  # the process has ended
+            state, _, process_group = (folder / "stat").read_bytes().rpartition(b")")[2].split()[:3]
+            is_member = int(process_group) == group and state != b"Z"
+            if is_member and RESOURCE_TRACKER not in (folder / "cmdline").read_bytes():
+                members.add(int(folder.name))
+    return members
+
+
+def start_group_guard() -> None:
+    """Start a process that kills the process group of this one as soon as this one has ended, by whatever cause.
+
+    For a leader of its group whose children do not end with it. Call it from the main thread, early: the guard is a
+    fork. Does nothing where prctl is missing.
+    """
+    try:
+        import ctypes
+
+        request = ctypes.CDLL(None).prctl
+    except (ImportError, OSError, AttributeError):
+        return
+    parent, group = os.getpid(), os.getpgrp()
+    if os.fork():
+        return
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # none of the parent's pipes stays open because of this process
+        request(1, signal.SIGTERM)  # 1 is PR_SET_PDEATHSIG
+        while os.getppid() == parent:
+            signal.sigwait({signal.SIGTERM})  # also from somebody else, who kills the job; then wait again
+        kill_group(group)
+    finally:
+        os._exit(0)

@@ -101,7 +101,12 @@ class CodePrompts:
         return None
 
     def plain_prompt(self, prompt: Prompt, text: str) -> Prompt | None:
-        """Return the usual prompt of a segment with another text; None if that has no room."""
+        """Return the usual prompt of a segment with another text; None if that has no room.
+
+        None too where the prompt lists translations of the whole text, of which the other one is a part.
+        """
+        if self._template.takes_candidates:
+            return None
         return self._render(prompt, prompt.around, text)
 
     def _render(self, prompt: Prompt, around: tuple[str, str], text: str) -> Prompt | None:

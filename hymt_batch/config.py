@@ -198,10 +198,8 @@ def _build(job: str, overrides: Sequence[Override]) -> tuple[Any, list[str]]:
         raise ConfigError(f"{' and '.join(missing)} {verb} missing", fix=f"Add for example {add}{demo}.")
     if isinstance(built, PipelineJob | InspectJob):
         built.output_dir = os.path.expanduser(built.output_dir)
-    if isinstance(built, TranslateJob) and built.source.path is None:
-        raise ConfigError(
-            "source.path is null", fix="Set source.path to a file, a folder, a glob, a hub id, or - for stdin."
-        )
+    if isinstance(built, TranslateJob):
+        built.check_request()
     notes = validate.validate_job(built) if isinstance(built, TranslateJob | PlanJob | DoctorJob) else []
     notes = renamed_settings.notes([override.key for override in overrides]) + notes
     if isinstance(built, InspectJob):

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from hymt_batch import languages
-from hymt_batch.errors import PreflightError
+from hymt_batch.candidate_list import MIN_CANDIDATES, with_candidates
+from hymt_batch.errors import ConfigError, PreflightError
 from hymt_batch.languages import CHINESE_CODES
 from hymt_batch.prompt_encoder import Encoder, count_instruction_tokens, encode_bodies
 from hymt_batch.records import PLAN_VERSION, Document, Prompt, Rejection, Segment, Status
@@ -36,6 +37,7 @@ class PromptFamily(Enum):
 
     auto = "auto"  # the family of the model
     hunyuan_mt = "hunyuan_mt"
+    hunyuan_mt_chimera = "hunyuan_mt_chimera"  # refines candidate translations
     hy_mt1_5 = "hy_mt1_5"
     hy_mt2 = "hy_mt2"
 
@@ -61,6 +63,26 @@ class PromptConfig:
         """How many texts of up to segment.max_tokens tokens a prompt holds at most."""
         return 1
 
+    def check_model(self, model_family: str, *, refines: bool) -> None:
+        """Check that the prompt is one for the model: with candidate translations if it refines them, else without.
+
+        Raises:
+            ConfigError: It is not.
+        """
+        fix = "Set prompt.family=auto and prompt.language=auto (the defaults)."
+        if self.family is not PromptFamily.auto and (self.family is PromptFamily.hunyuan_mt_chimera) != refines:
+            raise ConfigError(
+                f"prompt.family={self.family.value} does not go with model.family={model_family}",
+                why="one of them is for several candidate translations, and the other is not",
+                fix=fix,
+            )
+        if refines and self.language is PromptLanguage.zh:
+            raise ConfigError(
+                f"prompt.language=zh does not go with model.family={model_family}",
+                why="the model's card has its prompt in English alone",
+                fix=fix,
+            )
+
     def adds_generation_prompt(self, card_default: bool) -> bool:
         """Return whether prompts get the generation prompt; `card_default` is the model card's choice."""
         setting = self.add_generation_prompt
@@ -71,6 +93,13 @@ _ZH_1_5 = "将以下文本翻译为{target}，注意只需要输出翻译后的�
 _EN_1_5 = "Translate the following segment into {target}, without additional explanation.\n\n{text}"
 TEMPLATES: dict[PromptFamily, dict[str, str]] = {
     PromptFamily.hunyuan_mt: {"zh": "把下面的文本翻译成{target}，不要额外解释。\n\n{text}", "en": _EN_1_5},
+    PromptFamily.hunyuan_mt_chimera: {
+        "en": (
+            "Analyze the following multiple {target} translations of the {source} segment surrounded in triple "
+            "backticks and generate a single refined {target} translation. Only output the refined translation, do not "
+            "explain.\n\nThe {source} segment:\n```{text}```\n\nThe multiple `{target}` translations:\n"
+        ),
+    },
     PromptFamily.hy_mt1_5: {"zh": _ZH_1_5, "en": _EN_1_5},
     PromptFamily.hy_mt2: {
         "zh": _ZH_1_5,
@@ -80,7 +109,10 @@ TEMPLATES: dict[PromptFamily, dict[str, str]] = {
         ),
     },
 }
-"""Template by family and language of the instruction; {target} and {text} occur once each."""
+"""Template by family and language of the instruction; {text} occurs once. Chimera's ends with a list of candidates."""
+
+UNKNOWN_SOURCE = "source"
+"""What Chimera's template calls a language that neither the job nor the row names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +127,16 @@ class PromptTemplate:
     def instruction(self, src_lang: str | None, tgt_lang: str | None) -> tuple[str, str]:
         """Return the text before and the text after a segment of one language pair."""
         language, name = self.language_and_target(src_lang, tgt_lang)
+        source = src_lang or self.src_lang
+        source_name = languages.get(source).english if source else UNKNOWN_SOURCE
         before, _, after = TEMPLATES[self.family][language].partition("{text}")
-        return before.replace("{target}", name), after.replace("{target}", name)
+        named = [text.replace("{target}", name).replace("{source}", source_name) for text in (before, after)]
+        return named[0], named[1]
+
+    @property
+    def takes_candidates(self) -> bool:
+        """True if a prompt lists candidate translations, of which the model makes one."""
+        return self.family is PromptFamily.hunyuan_mt_chimera
 
     def language_and_target(self, src_lang: str | None, tgt_lang: str | None) -> tuple[str, str]:
         """Return the language of the instruction for a language pair, and the name of its target in that language."""
@@ -106,7 +146,7 @@ class PromptTemplate:
             chinese = target.code in CHINESE_CODES or (
                 source is not None and languages.get(source).code in CHINESE_CODES
             )
-            language = "zh" if chinese else "en"
+            language = "zh" if chinese and "zh" in TEMPLATES[self.family] else "en"
         return language, target.chinese if language == "zh" else target.english
 
     @property
@@ -132,6 +172,8 @@ def resolve_template(config: PromptConfig, model_family: str, src_lang: str | No
         tgt_lang: Target language code.
     """
     template = make_template(config, model_family, src_lang, tgt_lang)
+    if template.takes_candidates and template.src_lang is None:
+        log.warning("src_lang is not set: the prompt of rows that do not name their language says %r", UNKNOWN_SOURCE)
     if template.family.value != model_family:
         family = template.family.value
         log.warning("prompt.family=%s differs from the template of the model card (%s)", family, model_family)
@@ -171,7 +213,7 @@ def render(
 
     The user turn is encoded as a whole, so that the token boundaries are those of the checkpoint's template.
     """
-    surroundings = surround(segments, documents, template)
+    surroundings = _surround_all(segments, documents, encoder, template, max_context, check_stop)
     overhead = {texts: count_instruction_tokens(encoder, *texts, plan_version) for texts in dict.fromkeys(surroundings)}
     bodies, rejected = encode_bodies(segments, surroundings, encoder, check_stop)
     prompts: list[Prompt] = []
@@ -187,7 +229,7 @@ def render(
         num_source_tokens = max(1, len(body) - overhead[around])
         free_tokens = max_context - len(prefix) - len(body) - len(suffix)
         if free_tokens < num_source_tokens:
-            rejected[segment.document_index] = _no_room(num_source_tokens, free_tokens, max_context)
+            rejected[segment.document_index] = _no_room(num_source_tokens, free_tokens, max_context, template)
             continue
         document = documents[segment.document_index]
         prompts.append(
@@ -206,6 +248,20 @@ def render(
     return prompts, rejected
 
 
+def _surround_all(
+    segments: Sequence[Segment],
+    documents: Sequence[Document],
+    encoder: Encoder,
+    template: PromptTemplate,
+    max_context: int,
+    check_stop: Callable[[], None],
+) -> list[tuple[str, str]]:
+    surroundings = surround(segments, documents, template)
+    if not template.takes_candidates:
+        return surroundings
+    return with_candidates(segments, documents, surroundings, encoder, max_context, check_stop)
+
+
 def surround(
     segments: Sequence[Segment], documents: Sequence[Document], template: PromptTemplate
 ) -> list[tuple[str, str]]:
@@ -219,7 +275,13 @@ def surround(
     return [of_pair[pair] for pair in pairs]
 
 
-def _no_room(num_source_tokens: int, free_tokens: int, max_context: int) -> Rejection:
+def _no_room(num_source_tokens: int, free_tokens: int, max_context: int, template: PromptTemplate) -> Rejection:
+    if template.takes_candidates:
+        return Rejection(
+            Status.TOO_LONG,
+            f"a row of {num_source_tokens} tokens with {MIN_CANDIDATES} candidate translations leaves "
+            f"{max(0, free_tokens)} of model.max_context={max_context} for the refined one",
+        )
     return Rejection(
         Status.TOO_LONG,
         f"a segment of {num_source_tokens} tokens leaves {max(0, free_tokens)} of model.max_context="

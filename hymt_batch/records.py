@@ -144,6 +144,10 @@ class Preamble:
 Measures = tuple[tuple[str, float], ...]
 """What was measured of a translation, by name, where it is not 0; see `check.measures`."""
 
+Language = tuple[str, float]
+"""What language a translation was taken for, as a label of py3langid, and by how much it is more probable than the
+target language, from 0 to 1; see `check.language_id`."""
+
 FormatCodes = tuple[tuple[str, str], ...]
 """Codes of a text that only its format knows, each with the code that it closes (`**`: itself), or ""."""
 
@@ -167,6 +171,7 @@ class Document:
     long_row: Any = field(default=None, compare=False)  # formats.long_rows.LongRow of a row over the byte limit
     needs_escape: bool = False  # csv: an escape character that no setting names is the probable cause of the error
     field: Any = None  # formats.field_rows.FieldPlace, where rows have several text fields
+    candidates: tuple[str, ...] = ()  # translations of it that a pass refines, all different
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +264,11 @@ class Part:
     run_lengths: tuple[int, ...] = ()  # segments in each run of a divided row; () if the part is decoded as a whole
     run: SegmentRun | None = None  # which segments the part has, if it is one of the runs of a divided row
 
+    @property
+    def is_divided(self) -> bool:
+        """True if its only row is too long for a part and is decoded in runs of its segments."""
+        return bool(self.run_lengths)
+
     def segment_runs(self) -> list[Part]:
         """Return the runs of the part's row, each as a part of its own that holds no row; [] if it is not divided."""
         runs: list[Part] = []
@@ -331,3 +341,4 @@ class Row:
     origin: str = ""  # start of the sha256 of the identity under which it was decoded, if an earlier version of its
     # file had it already; "" if it was decoded for this one
     measures: Measures = ()  # of each kind the worst of its segments
+    language: Language | None = None  # of the whole row; None if it was not identified

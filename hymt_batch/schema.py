@@ -112,7 +112,16 @@ class TranslateJob(PipelineJob):
     shard: ShardConfig = field(default_factory=ShardConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
-    def __post_init__(self) -> None:
+    def check_request(self) -> None:
+        """Check the settings of a job that a user asks for; a pass of `retry` may have a model that only refines.
+
+        Raises:
+            ConfigError: It has no input, or its model cannot translate a text directly.
+        """
+        if self.source.path is None:
+            raise ConfigError(
+                "source.path is null", fix="Set source.path to a file, a folder, a glob, a hub id, or - for stdin."
+            )
         self.model.check_translates()
 
 
@@ -124,7 +133,6 @@ class PrepareJob(TranslateJob):
     part_s: Operation[float] = 20.0
 
     def __post_init__(self) -> None:
-        self.model.check_translates()
         if not 1 <= self.part_s <= MAX_PART_S:
             raise ConfigError(
                 f"part_s={self.part_s} must be between 1 and {MAX_PART_S:g} seconds",
@@ -190,6 +198,7 @@ class BenchJob:
     compare_rows: Operation[int] = 24
     num_threads: Operation[int | None] = None
     engines: Operation[Any] = None
+    vllm_python: Operation[str | None] = None
     part_rows: Operation[int | None] = None
     device: Operation[str] = "cpu"
     read_every: Operation[int] = 1
@@ -263,6 +272,7 @@ class RetryJob(InspectJob):
     statuses: Operation[Any] = None
     flags: Operation[Any] = None
     inputs: Operation[Any] = None
+    candidates: Operation[Any] = None
     overwrite: Operation[bool] = False
     strict: Operation[bool] = False
     seed: Identity[int] = 0
@@ -276,12 +286,24 @@ class RetryJob(InspectJob):
     launch: LaunchConfig = field(default_factory=LaunchConfig)
 
     def __post_init__(self) -> None:
-        self.model.check_translates()
         self.statuses = selected_words("statuses", self.statuses, RETRIED_STATUSES)
         self.flags = selected_words("flags", self.flags, RETRIED_FLAGS)
         paths = self.inputs if isinstance(self.inputs, list) else [self.inputs]
         if self.inputs is not None and not all(isinstance(path, str) and path for path in paths):
             raise ConfigError(f"inputs={self.inputs} is not a path", fix="Set inputs=PATH as you set source.path=.")
+        if self.candidates is not None:
+            names = self.candidates if isinstance(self.candidates, list) else [self.candidates]
+            if not names or not all(isinstance(name, str) and name for name in names):
+                raise ConfigError(
+                    f"candidates={self.candidates} is not a list of jobs", fix="Set candidates=[NAME,...]."
+                )
+            self.candidates = names
+            if not self.model.refines:
+                raise ConfigError(
+                    "candidates= is for a model that makes one translation of several",
+                    why=f"model.family={self.model.family.value} translates each row from its source alone",
+                    fix="Add model=hunyuan_mt_chimera_7b, or drop candidates=.",
+                )
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,8 +1,8 @@
 """The key of a row: a digest of all that is sent for it, so that a row is recognised wherever it stands in a file.
 
-Rows with equal keys have the same translation: the same prompts in the same language, with the same codes and the same
-white space around them. The id of a row, its place and its other fields are no part of it. Independent of where keys
-are stored.
+Rows with equal keys have the same translation and measurements: the same prompts in the same languages, with the same
+codes and the same white space around them. The id of a row, its place and its other fields are no part of it.
+Independent of where keys are stored.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ def sent_key(document: Document, prompts: Sequence[Prompt], segments: Sequence[S
         segments: Its own segments, with their white space; None if they are those of the prompts.
     """
     hashed = hashlib.blake2b(digest_size=KEY_BYTES)
+    if prompts and prompts[0].src_lang is not None:  # the measurements of a row depend on it, even if no prompt does
+        hashed.update(f"from {prompts[0].src_lang} ".encode("ascii", "backslashreplace"))
     for prompt, segment in zip(prompts, segments or [prompt.segment for prompt in prompts], strict=True):
         about = (len(prompt.ids), prompt.num_source_tokens, prompt.tgt_lang, segment.lead, segment.trail)
         hashed.update(repr(about).encode("ascii", "backslashreplace"))

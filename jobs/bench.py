@@ -1,9 +1,9 @@
 """Compare the speed and tokens of decoding engines on random weights: `hymt-batch bench shape=mid`.
 
 Runs our slot engine, generate on sorted batches and in corpus order, and transformers' pipeline, interleaved in one
-process. On request it also runs transformers' continuous batching, llama.cpp and CTranslate2 with the same weights. It
-compares the tokens with those of decoding one row at a time, and measures the arithmetic lower bound. The last line of
-output is JSON.
+process. On request it also runs transformers' continuous batching, llama.cpp, CTranslate2 and vLLM, which has a process
+of its own, with the same weights. It compares the tokens with those of decoding one row at a time, and measures the
+arithmetic lower bound. The last line of output is JSON.
 """
 
 from __future__ import annotations
@@ -90,7 +90,10 @@ def open_engines(
     chosen = {slots.NAME, *(job.engines or registry.benchmark_choices(InBenchmark.default))}
     contexts = {
         name: benchmark.make_context(
-            hymt, getattr(job, entry.benchmark_rows), job.read_every if name == slots_captured.NAME else 1
+            hymt,
+            getattr(job, entry.benchmark_rows),
+            job.read_every if name == slots_captured.NAME else 1,
+            job.vllm_python,
         )
         for name, entry in registry.ENGINES.items()
         if name in chosen

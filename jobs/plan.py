@@ -20,6 +20,7 @@ from hymt_batch.decode import batches
 from hymt_batch.device_map import replicas, table
 from hymt_batch.device_map.placement import Placement
 from hymt_batch.device_map.settings import DeviceInventory, Strategy
+from hymt_batch.doctor import vllm
 from hymt_batch.errors import ConfigError, ExitCode, HymtError, PreflightError
 from hymt_batch.model import detect_devices, prepare, prompt_end, shapes
 from hymt_batch.model import files as model_files
@@ -61,7 +62,7 @@ def plan(job: PlanJob) -> PlanReport:
         detect_devices.nvidia_smi_devices() if job.devices is None else detect_devices.simulated_devices(job.devices)
     )
     files, read_from = find_model(job)
-    plan_placements = partial(prepare.plan_placement, job.model, inventory=devices, files=files)
+    plan_placements = partial(vllm.plan_placement, job, files, devices)
     placement_plan: PlacementPlan | None = None
     error: PreflightError | None = None
     try:

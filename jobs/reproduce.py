@@ -27,6 +27,7 @@ from hymt_batch.records import Shard, plural
 from hymt_batch.run import (
     executor,
     kept_model,
+    pass_shards,
     published_bytes,
     reproduced_rows,
     reproduction,
@@ -120,7 +121,7 @@ def reproduce(
         return result
     preflight.check_process(settings.of_pass)
     reporter.show_stage("checking the model")
-    model = kept_model.prepare_of(settings.of_pass)
+    model = kept_model.prepare_alone(settings.of_pass)
     pass_job, plan = retry_pass.resolve_plan(settings, model, finished.job.identity)
     reproduced_rows.check_identity(finished.job.identity, plan.identity)
     with stop.remove_on_exit(Path(tempfile.mkdtemp(prefix="hymt-reproduce-"))) as temporary:
@@ -184,10 +185,10 @@ class _Again:
             of_pass = out.open_pass(record)
             by_id = {input.file_id: input for input in inputs.files}
             limits = self.plan.part_limits
-            shards = retry_pass.cut_shards(record, by_id, inputs.read, limits, of_pass.shard_record)
+            shards = pass_shards.cut_shards(record, by_id, inputs.read, limits, of_pass.shard_record)
             monitor = Monitor(self.pass_job, self.reporter, record.num_rows)
             self._decode(self.pass_job, self.plan, of_pass, shards, monitor)
-            decoded = reproduced_rows.read_pass(out.fs, out.folder, record, environments)
+            decoded = reproduced_rows.read_pass(out.fs, out.folder, record, out.job_record.layout, environments)
             shapers = {input.file_id: finished.shaper(input) for input in finished.inputs}
             for chosen, row in zip(rows, decoded, strict=True):
                 row = replace(row, row_index=chosen.row.row_index)

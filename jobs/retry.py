@@ -23,7 +23,8 @@ from hymt_batch.errors import ExitCode, HymtError, MissingError, PreflightError,
 from hymt_batch.fs import OS_FS
 from hymt_batch.launch.registry import Target
 from hymt_batch.records import Shard
-from hymt_batch.run import error_advice, executor, retry_pass, run_status, stderr_capture
+from hymt_batch.run import error_advice, executor, pass_shards, retry_pass, run_status, stderr_capture
+from hymt_batch.run.candidates import Candidates, of_refinement, open_candidates
 from hymt_batch.run.executor import OpenExecutor
 from hymt_batch.run.finish import close_folder, finish, result_code
 from hymt_batch.run.kept_model import KeptModel
@@ -114,7 +115,7 @@ def retry_folder(
 ) -> ExitCode:
     """Decode the rows of one folder again, and print the result."""
     record = retry_pass.read_job(folder)
-    settings = retry_pass.read_settings(job, words, folder, record)
+    settings = of_refinement(retry_pass.read_settings(job, words, folder, record))
     validate.validate_job(settings.of_pass)
     with (
         Reporter(job.launch.progress.value, job.launch.log_detail.value) as reporter,
@@ -156,21 +157,25 @@ class Retry:
                 self.stop.on_exit(partial(close_folder, output, self.reporter, self.stop))
                 last = None if output.is_finished else self.publish_last_pass(output)
                 self.check_rows(output)
+                candidates = open_candidates(self.settings, self.job, folder)
                 stopped = None if self.job.overwrite else output.read_stopped_pass()
-                selected = self.select_rows(output) if stopped is None and last is None else SelectedRows()
-                if stopped is None and last is None and not selected.num_rows:
+                is_new = stopped is None and last is None
+                selected = self.select_rows(output, candidates) if is_new else SelectedRows()
+                if is_new and not selected.num_rows:
                     return RetryResult(str(folder))  # before the model is looked at
                 preflight.check_process(self.settings.of_pass)
                 self.reporter.show_stage("checking the model")
                 model = self.kept.prepare(self.settings.of_pass)
                 pass_job, plan = retry_pass.resolve_plan(self.settings, model, output.job_record.identity)
                 criteria = retry_pass.criteria_of(self.job)
+                if candidates is not None:
+                    plan = candidates.planned(plan)
                 if stopped is not None:
                     retry_pass.check_same(stopped, plan, criteria)
                 elif last is not None:
                     if retry_pass.is_same(output.job_record.passes[-1], plan, criteria):
                         return last  # this same command was killed while it published the pass
-                    if not (selected := self.select_rows(output)).num_rows:
+                    if not (selected := self.select_rows(output, candidates)).num_rows:
                         return last
                 with run_status.in_folder(self.reporter.run_status, folder, was_complete=False):
                     self.reporter.log_to(folder / "logs", self.job.launch.keep_logs)
@@ -178,12 +183,14 @@ class Retry:
                     if note := retry_pass.same_settings_note(output.job_record.identity, plan):
                         log.info("%s", note)
                     pass_record = stopped or self.begin_pass(output, plan, selected)
-                    return self.decode(output, inputs, pass_record, pass_job, plan, model)
+                    return self.decode(output, inputs, pass_record, pass_job, plan, model, candidates)
 
-    def select_rows(self, output: Output) -> SelectedRows:
-        """Return the rows that the command line selects."""
+    def select_rows(self, output: Output, candidates: Candidates | None) -> SelectedRows:
+        """Return the rows that the command line selects; of a refinement, those that have enough candidates."""
         self.reporter.show_stage("selecting rows")
-        return output.select_rows(retry_pass.criteria_of(self.job), self.stop.raise_if_requested)
+        check_stop = self.stop.raise_if_requested
+        selected = output.select_rows(retry_pass.criteria_of(self.job), check_stop)
+        return selected if candidates is None else candidates.select(selected, check_stop)
 
     def publish_last_pass(self, output: Output) -> RetryResult | None:
         """Publish what a run left that was killed after its pass became part of the job; None if there is no pass.
@@ -243,15 +250,21 @@ class Retry:
         pass_job: TranslateJob,
         plan: Plan,
         model: PreparedModel,
+        candidates: Candidates | None,
     ) -> RetryResult:
         """Decode what is missing of a pass, make it a part of the job, and publish the files that have its rows."""
         of_pass = output.open_pass(record)
         by_id = {input.file_id: input for input in output.job_record.inputs}
         by_id |= {input.file_id: input for input in inputs.files}
-        shards = retry_pass.cut_shards(record, by_id, inputs.read, plan.part_limits, of_pass.shard_record)
+        candidates_of = pass_shards.no_candidates if candidates is None else candidates.of_row
+        shards = pass_shards.cut_shards(
+            record, by_id, inputs.read, plan.part_limits, of_pass.shard_record, candidates_of
+        )
         monitor = Monitor(pass_job, self.reporter, record.num_rows)
         self.decode_units(pass_job, plan, model, of_pass, shards, monitor, self.stop, self.open_executor)
         of_pass.end()
+        if candidates is not None:
+            candidates.check_unchanged()
         output.add_pass(record)
         output.assemble_outdated()
         return self.publish(output, record.number, of_pass.num_rows_committed)

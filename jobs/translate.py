@@ -25,6 +25,7 @@ from itertools import chain, compress
 from typing import TYPE_CHECKING, TypeAlias
 
 from hymt_batch import batch, prompt, segment, signals
+from hymt_batch.check.language_id import row_identifier
 from hymt_batch.decode import token_limit
 from hymt_batch.doctor import preflight
 from hymt_batch.errors import ExitCode
@@ -35,7 +36,7 @@ from hymt_batch.run import task as tasks
 from hymt_batch.run.commit_result import commit_divided_row, commit_known, commit_result
 from hymt_batch.run.executor import OpenExecutor
 from hymt_batch.run.finish import close_folder, finish, result_code
-from hymt_batch.run.kept_model import KeptModel, prepare_of
+from hymt_batch.run.kept_model import KeptModel, prepare_alone
 from hymt_batch.run.monitor import Monitor
 from hymt_batch.run.plan import Plan, open_inputs, open_output
 from hymt_batch.run.read_ahead import read_ahead
@@ -66,7 +67,7 @@ def translate(
     job: TranslateJob,
     reporter: Reporter,
     open_executor: OpenExecutor = executors.open_executor,
-    prepare_model: PrepareModel = prepare_of,
+    prepare_model: PrepareModel = prepare_alone,
 ) -> Summary:
     """Run one job until it is complete; raise HymtError if it cannot run or is stopped. What is committed is kept."""
     stop = signals.install()
@@ -84,15 +85,15 @@ def translate(
                 kept_settings.save(output.fs, output.folder, job)  # for `retry`
             # an earlier version or another machine may have created the folder: its job keeps its `auto` values
             job, plan = plan.of_folder(job, output.identity, has_measures=output.has_measures)
-            # the version of its plan too: the inputs were opened before the folder was chosen (on_mismatch=fork)
+            # as the job of the folder has it: the inputs were opened before the folder was known (on_mismatch=fork)
             inputs.plan_version = plan.part_limits.plan
             inputs.keep_in(output.folder)  # what was stored is linked there
-            # a second signal and a hanging step end the process without leaving this block
+            # a second signal and a hanging step end the process without leaving this block: they close the folder
             stop.on_exit(partial(close_folder, output, reporter, stop))
             if not output.is_complete:
                 reporter.log_to(output.folder / "logs", job.launch.keep_logs)
-                log.info("arguments=%s", escape_line(shlex.join(sys.argv[1:]), 4000))
-                output.assemble_outdated()  # files with earlier output settings are not published until this is done
+                log.info("arguments=%s", escape_line(shlex.join(sys.argv[1:]), width=4000))
+                output.assemble_outdated()  # published files whose output settings changed; decodes nothing
             if output.is_complete:  # it was, or nothing but assembling was left
                 log.info("complete: nothing is left to decode")
                 return finish(job, output, reporter, was_complete=True)
@@ -108,7 +109,7 @@ def translate_shards(
     job: TranslateJob,
     reporter: Reporter,
     open_executor: OpenExecutor = executors.open_executor,
-    prepare_model: PrepareModel = prepare_of,
+    prepare_model: PrepareModel = prepare_alone,
 ) -> TaskSummary:
     """Translate the shards of one task of a prepared job, and publish nothing; any number of tasks may run at once.
 
@@ -121,7 +122,7 @@ def translate_shards(
     stop = signals.install()
     task = tasks.read_task(job, stop)
     with closing(tasks.planned_inputs(job, task.plan)) as inputs:
-        preflight.check_process(job)
+        preflight.check_process(job)  # `prepare` checked the inputs
         reporter.show_stage("checking the model")
         model = prepare_model(job)
         tasks.check_hardware(task.plan, model)
@@ -131,10 +132,10 @@ def translate_shards(
             stop.on_exit(output.close)
             if not output.is_complete:
                 reporter.log_to(tasks.log_folder(output.folder, task))
-                log.info("arguments=%s", escape_line(shlex.join(sys.argv[1:]), 4000))
+                log.info("arguments=%s", escape_line(shlex.join(sys.argv[1:]), width=4000))
                 shard_groups = tasks.read_units(inputs, output, plan.part_limits)
                 # claimed before the weights are loaded: other tasks may work on all of them
-                first_group = next(shard_groups, None)
+                first_group = next(shard_groups, None)  # claims its shards
                 if first_group is not None:  # what follows shows and checks the shards of this task alone
                     monitor = Monitor(job, reporter, tasks.total_units(task))
                     shard_groups = chain([first_group], shard_groups)
@@ -162,16 +163,17 @@ def decode_units(
         monitor,
         open_executor(job, model, tokenizer, output, stop, monitor.add_batch) as executor,
         closing(
-            read_ahead(shard_groups, prepare_next, job.launch, stop, on_wait=monitor.refresh, release=close_hung)
+            read_ahead(shard_groups, prepare_next, job.launch, stop, on_wait=monitor.refresh, before_exit=close_hung)
         ) as prepared_groups,
     ):
         stop.allow_drain(job.launch.grace_s)  # from here on, a stop request lets what is being decoded end
         time_limit = TimeLimit(os.environ)  # of a scheduler: no unit begins that would not end before it
         units = pending_units(prepared_groups, job, plan, output, monitor)
+        identify = row_identifier(job.check.flag, job.tgt_lang)
         for result in executor.run(time_limit.units(units, stop)):  # decode, and check each translation
             part = result.part
             time_limit.end_part(part)
-            rows = commit_result(output, result)  # check: assemble the rows; write
+            rows = commit_result(output, result, identify)  # check: assemble the rows; write
             monitor.add_part(part, rows, one_line=output.is_one_line(part.shard.input))
             output.finish_if_complete(part.shard)  # if this was its last part; the last shard publishes the file
         if not output.is_complete:  # a stop after the last part changes nothing
@@ -203,47 +205,47 @@ def pending_units(
                 continue
             # batch: what is committed together
             shard, prompts, rejections = prepared.shard, prepared.prompts, prepared.rejections
-            known = output.find_known(shard, prompts)  # in the earlier version of the file
+            known = output.find_known(shard, prompts)  # rows that the earlier version of the file has
             parts = batch.plan_parts(shard, prompts, rejections, plan.part_limits, max_new_tokens, known.rows)
             monitor.add_shard(shard, parts)
             for part in parts:
                 if output.has(part):  # decoded from exactly these rows; raises if the input changed
                     monitor.skip_part(part)
-                elif part.known:
+                elif part.known:  # it has known rows only, and no prompts
                     commit_known(output, part, known)
                     monitor.skip_part(part)
-                elif part.run_lengths:
+                elif part.is_divided:
                     divided.append(part)
                 else:
                     monitor.begin_part(part)
                     missing.append(part)
                     if len(group) == 1:
                         yield Unit.of_part(part)
-            unit_parts += [part for part in parts if not part.run_lengths]
+            unit_parts += [part for part in parts if not part.is_divided]
             # here for a shard whose parts were all committed: no result of it follows. In others this does nothing
             output.finish_if_complete(shard)
         if missing and len(group) > 1:
             output.make_folders([part.shard.input for part in missing])  # at once, to spare a sync for each file
             yield Unit(unit_parts, missing)
         for part in divided:
-            for run in missing_runs(part, output, monitor):
+            for run in missing_runs(part, output, job, monitor):
                 monitor.begin_part(run)
                 yield Unit.of_part(run)
             output.finish_if_complete(part.shard)  # here for a row whose runs were all committed, for the same reason
 
 
-def missing_runs(part: Part, output: JobOutput, monitor: Monitor) -> list[Part]:
+def missing_runs(part: Part, output: JobOutput, job: TranslateJob, monitor: Monitor) -> list[Part]:
     """Return the runs of a divided row that are not committed yet; if none is missing, the row is committed."""
     runs = part.segment_runs()
     # `has` also tells the output of a run. All are asked for first: the last result joins the row only if all are known
-    is_kept = [output.has(run) for run in runs]
-    if all(is_kept):
-        commit_divided_row(output, part)
+    are_committed = [output.has(run) for run in runs]
+    if all(are_committed):
+        commit_divided_row(output, part, row_identifier(job.check.flag, job.tgt_lang))
         monitor.skip_part(part)
         return []
-    for run in compress(runs, is_kept):
+    for run in compress(runs, are_committed):
         monitor.skip_part(run)
-    return [run for run, kept in zip(runs, is_kept, strict=True) if not kept]
+    return [run for run, is_there in zip(runs, are_committed, strict=True) if not is_there]
 
 
 def prepare_shards(
@@ -269,7 +271,7 @@ def prepare_shard(
         tokenizer.count,
         job.segment,
         plan_version,
-        keeps_codes=job.check.code_rows,  # tags and placeholders, in every row; documents say so themselves
+        keeps_codes=job.check.code_rows,  # tags and placeholders in rows too; texts of documents always keep theirs
         find_token_starts=tokenizer.token_starts,
         check_stop=check_stop,
     )
@@ -306,7 +308,7 @@ def run(job: TranslateJob, kept: KeptModel | None = None) -> ExitCode:
     Raises:
         HymtError: See `translate`.
     """
-    if job.shard.is_task:
+    if job.shard.is_task:  # shard.index= is set
         return run_task(job, kept)
     stop = signals.install()
     with (
@@ -314,14 +316,14 @@ def run(job: TranslateJob, kept: KeptModel | None = None) -> ExitCode:
         RunStatus(job) as status,
         stderr_capture.capture(),
     ):
-        reporter.run_status = status
-        stop.flush_output = stderr_capture.flush
+        reporter.run_status = status  # for `translate`, which knows its folder
+        stop.flush_output = stderr_capture.flush  # before a signal ends the process
         reporter.show_stage("loading")
         if stream.is_stdin(job.source.path):
             # prints its result itself, to stderr; keeps no model, because standard input can be read only once
             summary = stdin_job.run(job, reporter, translate)
         else:
-            summary = translate(job, reporter, *of_sweep(kept))
+            summary = translate(job, reporter, *shared_loaders(kept))
             reporter.print_result(f"{render_summary(summary, reporter.sample_pairs)}\n\n{next_command(job, summary)}")
         code = result_code(job, summary, reporter)
         if code is ExitCode.TOO_MANY_ERRORS:
@@ -340,16 +342,16 @@ def run_task(job: TranslateJob, kept: KeptModel | None = None) -> ExitCode:
     """
     stop = signals.install()
     with Reporter(job.launch.progress.value, job.launch.log_detail.value) as reporter, stderr_capture.capture():
-        stop.flush_output = stderr_capture.flush
+        stop.flush_output = stderr_capture.flush  # before a signal ends the process
         reporter.show_stage("loading")
-        reporter.print_result(tasks.render_summary(translate_shards(job, reporter, *of_sweep(kept))))
+        reporter.print_result(tasks.render_summary(translate_shards(job, reporter, *shared_loaders(kept))))
         if job.strict and reporter.num_warnings:
             reporter.log_strict()
             return ExitCode.WARNINGS
     return ExitCode.COMPLETE
 
 
-def of_sweep(kept: KeptModel | None) -> tuple[OpenExecutor, PrepareModel] | tuple[()]:
+def shared_loaders(kept: KeptModel | None) -> tuple[OpenExecutor, PrepareModel] | tuple[()]:
     """Return `open_executor` and `prepare_model` for a job that shares its model with others; () if it is alone."""
     return (partial(executors.open_executor, kept=kept), kept.prepare) if kept else ()
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hymt_batch.decode import cuda_graph_runner, graph, network_patch, sampling, self_check, slots
+from hymt_batch.decode import cuda_graph_runner, graph, network_patch, noise, self_check, slots
 from hymt_batch.decode.async_copy import FINITE, TOKEN, AsyncCopy, SampledTokens, from_ring
 from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner
 from hymt_batch.decode.decoder import Decoder
@@ -164,9 +164,9 @@ def test_captured_and_plain_steps_sample_the_same_tokens(
 def test_noise_on_the_device_equals_that_on_the_host() -> None:
     seeds = [random.Random(7).getrandbits(64) for _ in range(64)] + [0, 2**64 - 1, 2**63]
     for step in (0, 1, 4095):
-        expected = [sampling._as_int64(sampling._rng_key(seed, step)) for seed in seeds]
-        int64_seeds = torch.tensor([sampling.seed_as_int64(seed) for seed in seeds])
-        assert sampling.rng_keys(int64_seeds, torch.full_like(int64_seeds, step)).tolist() == expected
+        expected = [noise.as_int64(noise.rng_key(seed, step)) for seed in seeds]
+        int64_seeds = torch.tensor([noise.seed_as_int64(seed) for seed in seeds])
+        assert noise.rng_keys(int64_seeds, torch.full_like(int64_seeds, step)).tolist() == expected
 
 
 def test_captured_steps_return_logprobs(hymt: LoadedModel, ids: list[list[int]]) -> None:

@@ -84,7 +84,7 @@ def test_a_check_by_language_pair_sees_both_languages_of_each_row(
     derived = {**measures.DERIVED, "spanish": lambda measured, logprob, limits: "spanish" in measured}
     monkeypatch.setattr(measures, "DERIVED", derived)
     monkeypatch.setattr(checks, "DERIVED", derived)
-    monkeypatch.setattr(settings, "DERIVED_KINDS", (*settings.DERIVED_KINDS, "spanish"))
+    monkeypatch.setattr(settings, "DERIVED_KINDS", {**settings.DERIVED_KINDS, "spanish": "from Spanish"})
     rows = [{"text": "Taxi", "from": code} for code in ("de", "es", "de")]
     (tmp_path / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     job = Job(tmp_path)

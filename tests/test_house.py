@@ -35,7 +35,7 @@ RULES = {
     "jobs/retry.py": f"cli/validate.py run/ doctor/ {STAGES} schema.py manifest.py sanitize.py severity.py "
     f"signals.py {BASE}",
     "jobs/": f"run/ report/ card/ doctor/ bench/ evaluate/ plan_report.py prompt_end.py {STAGES} formats/ schema.py "
-    f"manifest.py sanitize.py signals.py streams.py {BASE}",
+    f"manifest.py state_layout.py sanitize.py signals.py streams.py {BASE}",
     "file_units.py": f"formats/ {BASE}",
     "plan_report.py": "run/reporter.py device_map/ prompt_end.py records.py sanitize.py errors.py",
     "prompt_end.py": "prompt.py",
@@ -43,10 +43,12 @@ RULES = {
     "run/worker_pool.py": f"doctor/explain.py schema.py signals.py {STAGES} {BASE}",  # and why it fails at first
     "run/worker.py": f"doctor/explain.py schema.py {STAGES} {BASE}",
     "run/replica.py": f"code_prompt.py schema.py {STAGES} {BASE}",
+    "run/candidates.py": f"candidate_list.py schema.py {STAGES} {BASE}",
     "run/finish.py": f"report/job_report.py schema.py signals.py {STAGES} {BASE}",
     "run/identity.py": f"{STAGES} formats/text_encoding.py schema.py manifest.py {BASE}",
     "run/kept_settings.py": f"{STAGES} code_state.py schema.py manifest.py {BASE}",
-    "run/": f"{STAGES} formats/ file_units.py schema.py manifest.py sanitize.py signals.py streams.py {BASE}",
+    "run/": f"{STAGES} formats/ file_units.py schema.py manifest.py state_layout.py sanitize.py signals.py streams.py "
+    f"{BASE}",
     "report/": f"run/log_file.py evaluate/store.py source/ check/ write/ formats/ manifest.py sanitize.py {BASE}",
     "card/": f"run/kept_settings.py report/words.py evaluate/store.py write/ manifest.py sanitize.py {BASE}",
     "code_state.py": "",
@@ -66,23 +68,27 @@ RULES = {
     "*/settings.py": "byte_size.py setting.py languages.py errors.py",
     "source/": f"formats/ manifest.py blank.py {BASE}",
     "segment.py": f"blank.py codes.py cut.py {BASE}",
-    "prompt.py": f"prompt_encoder.py {BASE}",
+    "prompt.py": f"candidate_list.py prompt_encoder.py {BASE}",
+    "candidate_list.py": f"prompt_encoder.py {BASE}",
     "prompt_encoder.py": BASE,
     "code_prompt.py": f"prompt.py prompt_encoder.py codes.py {BASE}",
     "batch.py": BASE,
     "shard.py": "setting.py errors.py",
+    "decode/vllm/": f"model/ device_map/ child_process.py {BASE}",  # which GPU holds what is also vLLM's to say
     "decode/": f"model/ device_map/placement.py {BASE}",
     "model/": f"device_map/ {BASE}",
     "device_map/": BASE,
     "check/": f"codes.py cut.py sent_key.py {BASE}",
     "write/lease_holder.py": "launch/registry.py",  # whether a scheduler started the holder again
-    "write/": f"formats/ file_units.py manifest.py pretty_json.py sanitize.py sent_key.py shard.py {BASE}",
+    "write/": f"formats/ file_units.py manifest.py state_layout.py pretty_json.py sanitize.py sent_key.py shard.py "
+    f"{BASE}",
     "tracking/": BASE,
     "launch/registry.py": "",
     "launch/ray_cluster.py": f"shard.py sanitize.py signals.py {BASE}",  # it runs as long as the job
     "launch/": f"shard.py {BASE}",
     "formats/": "records.py errors.py languages.py fs.py fs_protocol.py",
-    "manifest.py": "pretty_json.py records.py fs.py fs_protocol.py",
+    "manifest.py": "pretty_json.py state_layout.py records.py fs.py fs_protocol.py",
+    "state_layout.py": "fs.py fs_protocol.py",
     "codes.py": "records.py",
     "sent_key.py": "records.py",
     "cut.py": "records.py",

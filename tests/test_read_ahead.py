@@ -23,7 +23,7 @@ def double(shard: int, check_stop: Callable[[], None]) -> int:
 
 def reading(shards: Iterator[int], ahead: int, stop: StopRequest, prepare: Prepare = double) -> Iterator[int]:
     config = LaunchConfig(prefetch_shards=ahead)
-    return read_ahead(shards, prepare, config, stop, on_wait=lambda: None, release=lambda: None)
+    return read_ahead(shards, prepare, config, stop, on_wait=lambda: None, before_exit=lambda: None)
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 3])

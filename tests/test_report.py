@@ -33,6 +33,7 @@ from hymt_batch.write import run_progress, sweep_points
 from hymt_batch.write.run_progress import RunProgress
 from hymt_batch.write.task_status import TaskStatus
 from hymt_batch.write.timeline import Interval
+from hymt_batch.write.totals import SUMS
 from jobs import __main__ as front
 from tests.fakes import engine, upper
 from tests.fakes.job import Job, installed, run
@@ -73,7 +74,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
 def expected_figures(value: dict[str, Any]) -> dict[str, float]:
     """Return the figures of a manifest under the keys that a report gives them."""
     expected = {"rows": value["rows"], "files": len(value["inputs"])}
-    for group in ("counts", "flags", "tokens", "tries", "degraded"):
+    for group in SUMS:
         expected |= {f"{group}.{name}": count for name, count in value.get(group, {}).items()}
     return expected
 
@@ -233,7 +234,7 @@ def test_a_sweep_has_a_report_with_its_points_and_those_that_no_other_beats(tmp_
 def test_points_of_a_sweep_are_ranked_by_their_flags_without_scores() -> None:
     def point(name: str, seconds: float, flags: int) -> Point:
         data = data_with([f"word{index}" for index in range(500)])
-        sums = replace(data.figures, texts=100, flags={"loop": flags, "blank": 50})
+        sums = replace(data.figures, texts=100, sums={**data.figures.sums, "flags": {"loop": flags, "blank": 50}})
         return Point(name, replace(data, figures=sums, timeline=[Interval(1e9, seconds, 100, 1)]))
 
     points = [point("fast", 1, 9), point("good", 5, 1), point("<i>beaten", 6, 2), Point("</b>none", None)]
@@ -283,12 +284,15 @@ def test_rows_of_a_pass_are_shown_in_place_of_those_that_they_replaced(tmp_path:
 
 
 def test_several_languages_and_fields_have_their_ids_and_lengths(tmp_path: Path) -> None:
-    rows = [{"id": i, "a": f"long row {i}", "b": "x", "to": "de" if i % 2 else "fr"} for i in range(30)]
+    rows = [{"id": i, "a": f"row {i}", "b": f"a short one {i}", "to": "de" if i % 3 else "fr"} for i in range(30)]
+    rows[1]["a"] = "a long row"
     (tmp_path / "in.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     source = [f"source.path={tmp_path / 'in.jsonl'}", "source.text_field=[a,b]", "source.tgt_lang_field=to"]
     assert translate(tmp_path, *source, "launch.report=true") == 0
     parsed = assert_same_figures(tmp_path / "out" / "n")
     assert parsed.figures["texts"] == 60
+    assert (parsed.figures["rows_by_language.de"], parsed.figures["rows_by_language.fr"]) == (40, 20)
+    assert parsed.figures["flagged_by_language.de"] == 1 and "flagged_by_language.fr" not in parsed.figures
     assert "Length ratio by target language" in parsed.text and "German" in parsed.texts
     assert any(text.startswith("in.jsonl#") and text.endswith("[a]") for text in parsed.texts)
 
@@ -350,11 +354,15 @@ def data_with(texts: list[str]) -> JobData:
         files=8,
         rows=9,
         texts=9,
-        counts={"ok": 1, **dict.fromkeys(errors, 1)},
-        flags=dict.fromkeys(examples, 2),
-        tokens={"source": 1, "new": 2},
-        tries={text(): 1},
-        degraded={text(): 1},
+        sums={
+            "counts": {"ok": 1, **dict.fromkeys(errors, 1)},
+            "flags": dict.fromkeys(examples, 2),
+            "tokens": {"source": 1, "new": 2},
+            "rows_by_language": {(language := text()): 2},
+            "flagged_by_language": {language: 1},
+            "tries": {text(): 1},
+            "degraded": {text(): 1},
+        },
         environments=[environment],
         listed=files,
         failed=[{"rel": text(), "why": text()}],
@@ -447,9 +455,14 @@ def test_a_page_of_the_largest_job_is_small(tmp_path: Path) -> None:
     environment = {f"key{index}": longest for index in range(80)} | {"device_map": device_map}
     sums = replace(
         data.figures,
-        counts=dict.fromkeys(words.STATUSES, 10**9),
-        flags=dict.fromkeys(flags, 10**9),
-        tries=dict.fromkeys(words.TRIES, 10**9),
+        sums={
+            **{name: {} for name in SUMS},
+            "counts": dict.fromkeys(words.STATUSES, 10**9),
+            "flags": dict.fromkeys(flags, 10**9),
+            "tries": dict.fromkeys(words.TRIES, 10**9),
+            "rows_by_language": dict.fromkeys(map(str, range(200)), 10**9),
+            "flagged_by_language": dict.fromkeys(map(str, range(200)), 10**9),
+        },
         environments=[environment] * 9,
         listed=listed,
         failed=[{"rel": longest, "why": longest}] * 1000,

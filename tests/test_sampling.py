@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hymt_batch.decode import sampling
+from hymt_batch.decode import noise, sampling
 from hymt_batch.decode.sampling import SamplingParams, row_seed, sample
 
 pytestmark = pytest.mark.core
@@ -18,20 +18,20 @@ pytestmark = pytest.mark.core
 CARD = SamplingParams(True, 0.7, 0.6, 20, 1.05)
 
 
-def noise(seed: int, step: int, tokens: list[int]) -> list[float]:
-    key = sampling._as_int64(sampling._rng_key(seed, step))
-    draws: list[float] = sampling._uniform(torch.tensor([[key]]), torch.tensor([tokens]))[0].tolist()
+def noise_of(seed: int, step: int, tokens: list[int]) -> list[float]:
+    key = noise.as_int64(noise.rng_key(seed, step))
+    draws: list[float] = noise.uniform(torch.tensor([[key]]), torch.tensor([tokens]))[0].tolist()
     return draws
 
 
 def test_the_noise_is_uniform_and_never_changes_between_versions() -> None:
     assert row_seed(0, "a.txt#1", 0, 0) == 985316587521258211
-    assert noise(985316587521258211, 1, [7]) == [0.9921708770543871]
+    assert noise_of(985316587521258211, 1, [7]) == [0.9921708770543871]
     draws = [
         draw
         for row in range(100)
         for step in range(10)
-        for draw in noise(row_seed(7, f"a.txt#{row}", 0, 0), step, [0, 1, 2, 120_817])
+        for draw in noise_of(row_seed(7, f"a.txt#{row}", 0, 0), step, [0, 1, 2, 120_817])
     ]
     assert all(0 < draw < 1 for draw in draws)
     assert math.isclose(sum(draws) / len(draws), 0.5, abs_tol=0.02)
@@ -113,8 +113,8 @@ def sample_with_all_scores(logits: Any, seen: Any, params: SamplingParams, seeds
     ids = torch.topk((logits / params.temperature).double() - order, k, dim=-1).indices
     probabilities = torch.softmax(logits.gather(1, ids) / params.temperature, dim=-1)
     nucleus = probabilities.cumsum(dim=-1) - probabilities < params.top_p
-    keys = torch.tensor([[sampling._as_int64(sampling._rng_key(seed, step))] for seed in seeds])
-    noisy = torch.log(probabilities.double()) - torch.log(-torch.log(sampling._uniform(keys, ids)))
+    keys = torch.tensor([[noise.as_int64(noise.rng_key(seed, step))] for seed in seeds])
+    noisy = torch.log(probabilities.double()) - torch.log(-torch.log(noise.uniform(keys, ids)))
     rank = torch.where(nucleus, noisy, float("-inf")).argmax(dim=-1, keepdim=True)
     return ids.gather(1, rank).squeeze(1)
 
@@ -187,6 +187,9 @@ def test_no_float64_copy_of_all_scores_is_made() -> None:
     with Watch():
         sample(logits * 9, None, SamplingParams(True, 0.7, 0.6, 0, 1.05), [1, 2], 0)
     assert largest[0] < logits.numel() / 6
+    with Watch():
+        sample(logits * 9, None, SamplingParams(True, 0.7, 1.0, 0, 1.05), [1, 2], 0)
+    assert largest[0] < logits.numel() / 6
 
 
 def test_without_top_k_a_row_samples_the_same_token_alone_and_beside_rows_that_need_all_scores() -> None:
@@ -197,3 +200,27 @@ def test_without_top_k_a_row_samples_the_same_token_alone_and_beside_rows_that_n
     for step in range(20):
         together = sample(logits, None, params, list(range(8)), step).tolist()
         assert together == [sample(logits[[row]], None, params, [row], step).item() for row in range(8)]
+
+
+@pytest.mark.parametrize("top_p", [0.9, 1.0])
+def test_without_top_k_few_rows_sort_all_scores_and_many_draw_beyond_the_candidates(
+    top_p: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, rows, width = SamplingParams(True, 1.0, top_p, 0, 1.0), 8, 20_001
+    num_sorted, top_ids = [0], sampling.top_ids
+
+    def counted(logits: Any, k: int, temperature: float) -> Any:
+        num_sorted[0] += len(logits) if k == width else 0
+        return top_ids(logits, k, temperature)
+
+    monkeypatch.setattr(sampling, "top_ids", counted)
+    num_beyond = 0
+    for step in range(40):
+        logits = made_up_logits("float32", rows, width, step)
+        seeds = [row_seed(2, str(row), 0, 0) for row in range(rows)]
+        tokens = sample(logits, None, params, seeds, step)
+        assert torch.equal(tokens, sample_with_all_scores(logits, None, params, seeds, step))
+        ranks = (logits > logits.gather(1, tokens[:, None])).sum(dim=-1)
+        num_beyond += int((ranks >= sampling.NUCLEUS_CANDIDATES).sum())
+    assert num_beyond > 40
+    assert num_sorted[0] <= 40 * rows * (1 - top_p + 0.05)

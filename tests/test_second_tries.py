@@ -19,6 +19,7 @@ from hymt_batch.errors import ConfigError, IdentityError
 from hymt_batch.prompt import PromptConfig
 from hymt_batch.records import FIRST, Attempt, Prompt, Row, Segment, Status, Translation
 from hymt_batch.run.reporter import Reporter
+from hymt_batch.write import row_record
 from tests.fakes.documents import documents
 from tests.fakes.job import translate_with
 from tests.fakes.model import Bytes
@@ -294,6 +295,74 @@ def test_thresholds_that_change_in_the_middle_never_mix(tmp_path: Path) -> None:
     changed = job("a", *RETRY, "check.flag.loop_repeats=6")
     fresh = job("b", *RETRY, "check.flag.loop_repeats=6")
     assert changed.flags == fresh.flags and "loop" not in changed.flags
+
+
+class Languages:
+    """A job whose model answers in German or Dutch, and how often a language was identified."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from hymt_batch.check import language_id
+
+        self.job, self.calls = Job(folder), 0
+        monkeypatch.setattr(self.job, "_decode", self._decode)
+        original = language_id.identify
+
+        def identify(text: str, code: str) -> Any:
+            self.calls += 1
+            found = original(text, code)
+            return found and (found[0], min(found[1], 0.8))  # so that a margin can leave it out
+
+        monkeypatch.setattr(language_id, "identify", identify)
+
+    def _decode(self, requests: Sequence[Request], check_stop: Callable[[], None]) -> list[Completion]:
+        completions = []
+        for request in requests:
+            self.job.decoded += 1
+            source = bytes(request.prompt_ids[1:-1]).decode().rpartition("\n\n")[2]
+            number = int(source.split()[1])
+            german = f"In Zeile {number} geht es um den Haushalt der Stadt, der lange beraten wurde."
+            dutch = f"Rij {number} gaat over de begroting van de stad, waarover lang is gesproken."
+            completions.append(Completion(list((dutch if number % 4 == 1 else german).encode()), "stop"))
+        return completions
+
+    def records(self, name: str) -> list[Path]:
+        return sorted((self.job.folder / "out" / name / ".hymt").rglob("*.rows"))
+
+
+def test_the_language_of_a_row_is_kept_with_its_margin_and_not_identified_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("py3langid")
+    languages = Languages(tmp_path, monkeypatch)
+    first = languages.job("a", "check.flag.identify_share=1", "launch.report=true")
+    assert (first.flags["wrong_language"], languages.calls) == (10, 40)
+    (path,) = languages.records("a")
+    rows = row_record.decode(path.read_bytes())[1].rows
+    assert [row.language[0] for row in rows if row.language] == [("nl" if n % 4 == 1 else "de") for n in range(40)]
+    assert all((row.language[1] > 0.5) == (row.language[0] == "nl") for row in rows if row.language)
+    languages.job.decoded = languages.calls = 0
+    for number, words in enumerate(
+        (["check.flag.language_margin=0.9"], ["check.flag.kinds=[loop]"], ["write=jsonl"], [])
+    ):
+        changed = languages.job("a", "check.flag.identify_share=1", *words)
+        assert changed.flags.get("wrong_language", 0) == (0 if number < 2 else 10)
+    sampled = languages.job("a", "check.flag.identify_share=0.5")
+    assert 0 < sampled.flags["wrong_language"] < 10
+    assert (languages.job.decoded, languages.calls) == (0, 0)
+
+
+def test_a_row_that_was_not_identified_is_when_the_share_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("py3langid")
+    languages = Languages(tmp_path, monkeypatch)
+    assert not languages.job("a").flags.get("wrong_language")
+    assert languages.calls == 0
+    few = languages.job("b", "check.flag.identify_share=0.4")
+    num_known = languages.calls
+    assert 0 < num_known < 40
+    assert languages.job("a", "check.flag.identify_share=0.4").flags == few.flags  # as rows of an earlier version are
+    languages.calls = 0
+    whole = languages.job("b", "check.flag.identify_share=1")
+    assert (whole.flags["wrong_language"], languages.calls) == (10, 40 - num_known)
 
 
 def test_settings_of_earlier_versions_are_understood_with_a_note() -> None:

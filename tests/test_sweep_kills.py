@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hymt_batch.model import detect_devices
+from tests.campaigns.sweep_kills import NO_TORCH, published
 from tests.test_sweep_model import Counts, counts, outputs, run_sweep  # noqa: F401  (counts is a fixture)
 
 ROOT = Path(__file__).parent.parent
@@ -35,16 +36,6 @@ sys.exit(job.run(sys.argv[3:], decode))
 """
 """Runs a sweep with the stub model, and dies in the batch after a number of batches, counted over all runs."""
 
-NO_TORCH = """
-import sys
-from jobs import __main__ as front
-
-code = front.main(sys.argv[1:])
-heavy = {"torch", "transformers", "accelerate", "datasets", "pyarrow"} & set(sys.modules)
-assert not heavy, heavy
-sys.exit(code)
-"""
-
 
 def start(program: str, *words: str) -> int:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -59,17 +50,6 @@ def words_for(folder: Path, out: str) -> list[str]:
         source.write_text("".join(f"Row {n} goes on. It has two sentences of {n} words.\n" for n in range(ROWS)))
     fixed = ["tgt_lang=fr", "model=demo", "name=s", "batch.part_rows=6", "launch.progress=off"]
     return ["-m", f"source.path={source}", f"output_dir={folder / out}", *fixed, *POINTS]
-
-
-def published(folder: Path) -> dict[str, bytes]:
-    """Return all that is reproducible in the folder of a sweep."""
-    kept = ("translated", "errors", "review")
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in files
-        if path.name == "manifest.json" or set(path.relative_to(folder).parts[1:2]) & set(kept)
-    }
 
 
 def test_a_sweep_killed_twice_equals_the_unbroken_one_and_a_further_call_does_nothing(tmp_path: Path) -> None:

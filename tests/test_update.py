@@ -275,6 +275,20 @@ def test_rows_and_places_of_every_format_are_known_wherever_they_stand(night: Ni
     assert night.verified() == 0
 
 
+def test_a_row_whose_source_language_changed_is_not_known(night: Nights) -> None:
+    night.settings = ("source.src_lang_field=lang",)
+    path = night.source / "a.jsonl"
+    texts = rows(3)
+    path.write_text("".join(json.dumps({"text": text, "lang": "en"}) + "\n" for text in texts))
+    night()
+    languages = ["en", "de", "en"]  # neither is Chinese: the prompts stay the same
+    lines = (json.dumps({"text": text, "lang": lang}) for text, lang in zip(texts, languages, strict=True))
+    path.write_text("".join(f"{line}\n" for line in lines))
+    night()
+    assert night.decoded == [texts[1]]
+    assert night.verified() == 0
+
+
 def test_a_long_row_that_is_decoded_in_runs_is_known(night: Nights) -> None:
     night.settings = ("segment.max_tokens=32", "batch.part_tokens=64", "batch.part_new_tokens=128")
     long = " ".join(f"word{number}." for number in range(60))

@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,22 +18,30 @@ from typing import Any
 
 import pytest
 
-from hymt_batch import config
+from hymt_batch import child_process, config
+from hymt_batch.bench import benchmark
 from hymt_batch.decode.engine import open_engine
 from hymt_batch.decode.request import Completion, Request
 from hymt_batch.decode.sampling import GREEDY
 from hymt_batch.decode.settings import DecodeConfig
 from hymt_batch.decode.vllm import engine, reference
 from hymt_batch.decode.vllm.engine import VllmEngine
-from hymt_batch.decode.vllm.process import Installed, VllmProcess, probe
+from hymt_batch.decode.vllm.parallel import Parallelism
+from hymt_batch.decode.vllm.process import Installed, VllmProcess, probe, variables
+from hymt_batch.device_map.network_spec import ModuleSpec, NetworkSpec
+from hymt_batch.device_map.placement import DeviceUsage, Placement
+from hymt_batch.device_map.settings import Device, DeviceMapConfig, Strategy
 from hymt_batch.doctor import preflight, vllm
-from hymt_batch.doctor.finding import Level
+from hymt_batch.doctor.finding import Finding, Level
 from hymt_batch.errors import DeviceError, PreflightError, StoppedError, UsageError
+from hymt_batch.model import detect_devices, prepare, shapes, synthetic
+from hymt_batch.model.settings import Dtype, ModelConfig
 from hymt_batch.run import identity
 from tests.fakes.engine import make_context
 from tests.fakes.model import Model
 
 STOP, NAN, CRASH, SLOW = 1, 666, 777, 888
+PATIENCE_S = 20.0
 
 FILES = {
     "vllm/__init__.py": "from vllm.sampling_params import SamplingParams",
@@ -56,11 +66,15 @@ class EngineArgs:
     "vllm/v1/engine/__init__.py": "",
     # answers a prompt with its own tokens, the last one again and again if it has 5 in front, and then an end token
     "vllm/v1/engine/llm_engine.py": f"""
-import os, time
+import os, subprocess, sys, time
 from types import SimpleNamespace as Record
 class LLMEngine:
     @classmethod
     def from_engine_args(cls, args):
+        if hasattr(args, "children"):  # as vLLM has a process for each GPU, and shared memory, which one process frees
+            for child in (["sleep", "300"], [sys.executable, "-c", "input()", "multiprocessing.resource_tracker"]):
+                with open(args.children, "a") as file:
+                    print(subprocess.Popen(child, stdin=subprocess.PIPE).pid, file=file)
         return cls()
     def __init__(self):
         self.rows = {{}}
@@ -85,11 +99,13 @@ class LLMEngine:
             finished = token in params.stop_token_ids or len(new) == params.max_tokens
             if finished:
                 del self.rows[id]
-            answer = Record(token_ids=[token], logprobs=[{{token: Record(logprob=logprob)}}], finish_reason="stop")
+            logprobs = None if params.logprobs is None else [{{token: Record(logprob=logprob)}}]
+            answer = Record(token_ids=[token], logprobs=logprobs, finish_reason="stop")
             outputs.append(Record(request_id=id, outputs=[answer], finished=finished))
         return outputs
 """,
     "vllm-0.32.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0\n",
+    "cudnn-9.20.1.dist-info/METADATA": "Metadata-Version: 2.1\nName: nvidia-cudnn-cu13\nVersion: 9.20.1\n",
 }
 
 
@@ -162,10 +178,82 @@ def test_a_killed_process_is_named(process: VllmProcess) -> None:
         decode(process, call_of([7, 8]))
 
 
+def is_running(pid: int) -> bool:
+    try:
+        return b") Z" not in Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+
+
+STARTS_VLLM = """
+import sys, time
+from hymt_batch.decode.vllm.process import VllmProcess
+started = VllmProcess(sys.argv[1], {"children": sys.argv[2]}, 1)
+started.wait_until_ready(lambda: None)
+print(started.pid, flush=True)
+if sys.stdin.readline() == "close\\n":
+    started.close()
+    print("closed", flush=True)
+time.sleep(300)
+"""
+
+
+@pytest.mark.parametrize("end", ["close", "kill", "kill the parent"])
+def test_the_processes_that_vllm_starts_end_with_it(python: str, tmp_path: Path, end: str) -> None:
+    file = tmp_path / "children"
+    command = [sys.executable, "-c", STARTS_VLLM, python, str(file)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        try:
+            assert parent.stdin is not None
+            assert parent.stdout is not None
+            server = int(parent.stdout.readline())
+            child, _tracker = (int(line) for line in file.read_text(encoding="utf-8").split())
+            assert is_running(child)
+            if end == "close":
+                print("close", file=parent.stdin, flush=True)
+                assert parent.stdout.readline() == "closed\n"
+            else:
+                os.kill(server if end == "kill" else parent.pid, signal.SIGKILL)
+            deadline = time.monotonic() + PATIENCE_S
+            while is_running(child) or is_running(server):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+        finally:
+            parent.kill()
+
+
+def test_a_resource_tracker_is_left_to_free_shared_memory_when_a_group_is_killed() -> None:
+    leader = subprocess.Popen(["sleep", "300"], process_group=0)
+    member = subprocess.Popen(["sleep", "300"], process_group=leader.pid)
+    command = [sys.executable, "-c", "input()", "multiprocessing.resource_tracker"]
+    tracker = subprocess.Popen(command, stdin=subprocess.PIPE, process_group=leader.pid)
+    other = subprocess.Popen(["sleep", "300"])
+    try:
+        while b"resource_tracker" not in Path(f"/proc/{tracker.pid}/cmdline").read_bytes():
+            time.sleep(0.001)  # just after the exec, it is empty
+        child_process.kill_group(leader.pid)
+        assert [leader.wait(PATIENCE_S), member.wait(PATIENCE_S)] == [-signal.SIGKILL] * 2
+        assert (tracker.poll(), other.poll()) == (None, None)
+    finally:
+        for process in (leader, member, tracker, other):
+            process.kill()
+            process.communicate()
+
+
 def test_a_model_that_vllm_refuses_ends_the_job_with_its_words(python: str) -> None:
     refused = VllmProcess(python, {"dtype": "wrong"}, None)
     with pytest.raises(PreflightError, match="ValueError: unknown dtype"):
         refused.wait_until_ready(lambda: None)
+
+
+def test_the_variables_of_vllms_processes_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PYTHONPATH", "VLLM_CPU_KVCACHE_SPACE", "VLLM_PP_LAYER_PARTITION", "TORCH_CUDNN_SDPA_DEPRIORITIZED"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "INFO")
+    found = variables(OMP_NUM_THREADS="3", VLLM_PP_LAYER_PARTITION="1,3")
+    assert not {"PYTHONPATH", "VLLM_CPU_KVCACHE_SPACE"} & set(found)
+    assert (found["VLLM_LOGGING_LEVEL"], found["VLLM_PP_LAYER_PARTITION"]) == ("INFO", "1,3")
+    assert (found["TORCH_CUDNN_SDPA_DEPRIORITIZED"], found["OMP_NUM_THREADS"]) == ("1", "3")
 
 
 def test_the_interpreter_is_asked_what_it_has(python: str, tmp_path: Path) -> None:
@@ -218,9 +306,6 @@ def test_a_temperature_that_vllm_would_refuse_or_change_is_refused_at_once(word:
         config.load("translate", [*words, "decode.engine=vllm"])
 
 
-PLACED = SimpleNamespace(
-    strategy=SimpleNamespace(value="replicate"), is_split=False, device=SimpleNamespace(name="cpu")
-)
 DENSE = SimpleNamespace(config={"model_type": "hunyuan_v1_dense"}, quantisation="")
 
 
@@ -228,25 +313,13 @@ def installed(version: str = "0.33.1") -> Installed:
     return Installed("python", {"python": "3.12.1", "vllm": version})
 
 
-@pytest.mark.parametrize(
-    ("files", "placement", "version", "reason"),
-    [
-        (DENSE, PLACED, "0.33.1", ""),
-        (DENSE, PLACED, "0.31.2", "0.32 is the oldest that was tried"),
-        (SimpleNamespace(config={"model_type": "hy_v3"}, quantisation=""), PLACED, "0.33.1", "type hy_v3"),
-        (SimpleNamespace(config=DENSE.config, quantisation="gptq"), PLACED, "0.33.1", "format gptq"),
-        (DENSE, SimpleNamespace(**{**vars(PLACED), "is_split": True}), "0.33.1", "gives single layers"),
-        (
-            DENSE,
-            SimpleNamespace(strategy=SimpleNamespace(value="manual"), is_split=False),
-            "0.33.1",
-            "device_map=manual gives single layers",
-        ),
-    ],
-)
-def test_what_vllm_cannot_run_has_a_reason(files: Any, placement: Any, version: str, reason: str) -> None:
-    found = engine.unsupported_reason(files, placement, installed(version))
-    assert reason in found if reason else not found
+def test_what_vllm_cannot_run_has_a_reason() -> None:
+    assert engine.unsupported_version(installed()) == ""
+    assert "0.32 is the oldest that was tried" in engine.unsupported_version(installed("0.31.2"))
+    for model_type, quantisation, reason in (("hy_v3", "", "type hy_v3"), ("hunyuan_v1_dense", "gptq", "format gptq")):
+        files: Any = SimpleNamespace(config={"model_type": model_type}, quantisation=quantisation)
+        assert reason in engine.unsupported_model(files)
+    assert engine.unsupported_model(DENSE) == ""  # type: ignore[arg-type]
 
 
 def test_an_engine_without_files_is_refused() -> None:
@@ -268,19 +341,33 @@ def test_alpha_is_folded_into_the_base_of_the_rope() -> None:
     assert "folded" not in engine.describe_rope(old, installed("0.33.0"))
 
 
-def test_the_doctor_shows_interpreter_rope_and_refusals(python: str) -> None:
-    decode = DecodeConfig(engine="vllm")
-    files: Any = SimpleNamespace(
-        config={**DENSE.config, "head_dim": 4, "rope_theta": 1.0, "rope_scaling": {"alpha": 2.0}}, quantisation=""
-    )
-    found = list(vllm.check(decode, python, files, PLACED))  # type: ignore[arg-type]
+def test_the_doctor_shows_interpreter_rope_split_and_refusals(python: str) -> None:
+    decode, files = DecodeConfig(engine="vllm"), shapes.published_model("tencent/HY-MT1.5-7B")
+    assert files is not None
+
+    def findings(strategy: Strategy, *devices: str, value: str | None = python) -> list[Finding]:
+        inventory = detect_devices.simulated_devices([*devices, "cpu:99GiB"])
+        model = ModelConfig(path=str(files.folder), dtype=Dtype.bfloat16)
+        plan = prepare.plan_placement(model, DeviceMapConfig(strategy=strategy), inventory, files)
+        return list(vllm.check(decode, value, files, plan, inventory))
+
+    found = findings(Strategy.cpu)
     assert [finding.level for finding in found] == [Level.OK, Level.OK]
     assert "vllm 0.32.0" in found[0].seen
     assert "folded into the base" in found[1].seen
-    split: Any = SimpleNamespace(**{**vars(PLACED), "is_split": True})
-    assert [finding.level for finding in vllm.check(decode, python, files, split)] == [Level.OK, Level.FAIL]
-    assert [finding.id for finding in vllm.check(decode, None, files, split)] == ["A19"]
-    assert list(vllm.check(DecodeConfig(), None, files, split)) == []
+    split = findings(Strategy.balanced, "2x12GiB")
+    assert "device_map=balanced is tensor parallelism over 2 GPUs; it was not run on a GPU yet" in split[1].seen
+    assert "cuDNN 9.20.1: vLLM's attention kernels are its own" in split[2].seen
+    refused = findings(Strategy.offload, "8GiB")
+    assert [finding.level for finding in refused] == [Level.OK, Level.FAIL]
+    assert "device_map=offload puts weights on cpu" in refused[1].seen
+    assert [finding.id for finding in findings(Strategy.cpu, value=None)] == ["A19"]
+    nothing = detect_devices.simulated_devices(["cpu:1GiB"])
+    assert list(vllm.check(DecodeConfig(), None, None, None, nothing)) == []
+    assert [finding.level for finding in vllm.check(decode, python, None, None, nothing)] == [Level.OK, Level.SKIP]
+
+
+CPU = Device("cpu", "CPU", 10**9, bfloat16=True)
 
 
 class Prepared:
@@ -288,12 +375,9 @@ class Prepared:
 
     max_context, dtype, dtype_bytes, on_gpu, num_threads = 50, "float32", 4, False, 1
     identity: dict[str, Any] = {"files": {}}  # noqa: RUF012
-    network = SimpleNamespace(cache_bytes_per_token=lambda size: size, vocab_size=10)
+    network = NetworkSpec(ModuleSpec(""), num_layers=1, cache_elements=1, vocab_size=10)
     files = SimpleNamespace(config={**DENSE.config}, quantisation="", folder="here")
-    placement = SimpleNamespace(
-        **vars(PLACED) | {"device": SimpleNamespace(name="cpu", label="CPU")},
-        predicted_cache_bytes=lambda inventory: 10**9,
-    )
+    placement = Placement(Strategy.cpu, {"": "cpu"}, CPU, (DeviceUsage("cpu", 0, 1, "CPU"),), (("cpu",),), ())
 
 
 def test_the_engine_sorts_rows_and_answers_those_that_cannot_fit(python: str) -> None:
@@ -316,6 +400,25 @@ def test_the_engine_sorts_rows_and_answers_those_that_cannot_fit(python: str) ->
     vllm_engine.close()
 
 
+def test_the_benchmark_runs_vllm_beside_the_other_engines_or_tells_why_not(python: str, tmp_path: Path) -> None:
+    hymt = synthetic.make_model(synthetic.Shape["demo"], "float32", 3)
+    work = [Request([7, 8, 9, 10], 3, 0, GREEDY), Request([17, 18, 19, 20, 21, 22], 5, 0, GREEDY)]
+    contexts = {"vllm": benchmark.make_context(hymt, 2, vllm_python=python)}
+    engines, left_out = benchmark.open_engines(contexts, work)
+    try:
+        assert left_out == {}
+        assert engines["vllm"].generate(work, lambda: None) == [
+            Completion([7, 8, 9], "length"),
+            Completion([17, 18, 19, 20, 21], "length"),
+        ]
+    finally:
+        engines["vllm"].close()
+    for value, reason in ((None, "vllm_python, which is not set"), (str(tmp_path / "none"), "cannot be started")):
+        engines, left_out = benchmark.open_engines({"vllm": benchmark.make_context(hymt, 2, vllm_python=value)}, work)
+        assert engines == {}
+        assert reason in left_out["vllm"].what
+
+
 @pytest.mark.parametrize(("dtype", "token", "logprob", "agrees"), [
     ("float32", 0, 0.0, True), ("float32", 1, 0.0, False), ("float32", 0, 0.01, False),
     ("bfloat16", 1, 0.1, True), ("bfloat16", 1, 0.9, False),
@@ -333,7 +436,7 @@ def test_a_job_is_refused_where_vllm_and_the_reference_disagree(
     actual[3][3][20] -= logprob
     monkeypatch.setattr(reference, "answers", lambda *_: expected)
     monkeypatch.setattr(VllmEngine, "_decode", lambda *_: actual)
-    checked = VllmEngine(context, model, installed())
+    checked = VllmEngine(context, model, installed(), Parallelism(Prepared.placement))
     if agrees:
         assert checked.self_check(lambda: None) is checked
     else:

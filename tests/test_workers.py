@@ -27,6 +27,7 @@ from hymt_batch.errors import ConfigError, ExitCode, StoppedError
 from hymt_batch.model import cpu_count
 from hymt_batch.records import Prompt, Segment, Translation
 from hymt_batch.run import executor, message, oom, worker_pool, worker_process
+from hymt_batch.run.unit import Unit
 from hymt_batch.run.worker_process import WorkerProcess
 from hymt_batch.write.attempts import AttemptMarkers
 from jobs import __main__ as front
@@ -226,6 +227,44 @@ def test_only_a_row_that_kills_its_worker_alone_three_times_is_quarantined(
     assert texts(tmp_path) == expected(source, without=[6] if quarantined else [])
     assert [error["status"] for error in errors(tmp_path)] == ["crash_quarantined"] * quarantined
     assert len((tmp_path / "deaths").read_text()) == deaths + (not quarantined)
+
+
+class InstantWorker:
+    """Has translated its piece as soon as it is asked for a message."""
+
+    def __init__(self, index: int) -> None:
+        self.index, self.ready, self.environment, self.last_heard = index, True, {}, 0.0
+        self.pipe, self.waiting = self, []
+
+    def send(self, columns: Any) -> None:
+        self.waiting.append(message.unpack_prompts(columns))
+
+    def recv(self) -> tuple[Any, ...]:
+        translations = [Translation(prompt, "text", "stop") for prompt in self.waiting.pop()]
+        return "done", message.pack_translations(translations), []
+
+
+@pytest.mark.parametrize("num_files", [1, 3])
+def test_a_kill_costs_one_part_of_each_worker(monkeypatch: pytest.MonkeyPatch, num_files: int) -> None:
+    begun: list[Unit] = []
+    # all workers are done whenever the pool waits for one
+    monkeypatch.setattr(worker_pool, "wait", lambda pipes, s: [pipe for pipe in pipes if s and pipe.waiting])
+    monkeypatch.setattr(WorkerProcess, "start", lambda index, spec: InstantWorker(index))
+    stop = SimpleNamespace(requested=False, check=lambda: None, noticed=lambda when: False)
+    job = SimpleNamespace(launch=SimpleNamespace(hang_s=1e9))
+    pool = worker_pool.WorkerPool(job, {}, [None, None, None], stop, lambda unit: begun.append(unit) or 1, None)
+    parts = [SimpleNamespace(prompts=[make_prompt(index)]) for index in range(20 * num_files)]
+    groups = [parts[index : index + num_files] for index in range(0, len(parts), num_files)]
+    committed, most = [], 0
+    for result in pool.run(Unit(group, group) for group in groups):
+        uncommitted = sum(any(part not in committed for part in unit.parts) for unit in begun)
+        most = max(most, uncommitted)
+        committed.append(result.part)
+    assert committed and len(committed) == len(parts)
+    if num_files == 1:
+        assert most == 3
+    else:
+        assert 3 < most <= 6  # a worker begins the next unit while many files are committed
 
 
 def test_the_output_of_a_worker_goes_to_the_log(tmp_path: Path) -> None:

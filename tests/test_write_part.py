@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hymt_batch import manifest
 from hymt_batch.records import Row, ShardRecord, Status
 from hymt_batch.write import part as parts
+from hymt_batch.write import row_lines
 from hymt_batch.write.state_file import StateFileDamagedError
 
 RECORD = ShardRecord(2, 100, 10, 5000, 6000, "ab" * 32, True)
@@ -69,6 +70,21 @@ def test_a_row_is_encoded_exactly_like_json_dumps(text: str, message: str, statu
     assert encode([row]).partition(b"\n")[2].decode() == (
         json.dumps(written, ensure_ascii=False, separators=(",", ":")) + "\n"
     )
+
+
+@pytest.mark.parametrize("text", ["ein Text", "\ud800"])
+def test_the_language_of_a_row_is_kept_before_its_measurements(text: str) -> None:
+    row = Row(101, bytes(8), Status.OK, text, measures=(("long", 1.5),), language=("de", 0.734))
+    data = encode([row, Row(104, bytes(8), Status.OK, text)])
+    assert b',"language":["de",0.734],"measures":{"long":1.5}}\n' in data
+    assert parts.decode(data)[1] == [row, Row(104, bytes(8), Status.OK, text)]
+
+
+@pytest.mark.parametrize("language", ["7", '"de"', '["de"]', '["de","high"]', '["de",0.1,0.2]', '["de",null]', "[]"])
+def test_a_language_that_is_none_is_damage(language: str) -> None:
+    line = row_lines.encode_rows([Row(1, bytes(8), Status.OK, "a", language=("de", 0.5))])
+    with pytest.raises((ValueError, TypeError)):
+        row_lines.decode_rows(line.replace(b'["de",0.5]', language.encode()))
 
 
 def test_a_lone_surrogate_does_not_change_the_other_rows() -> None:

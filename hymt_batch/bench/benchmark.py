@@ -54,7 +54,9 @@ def make_workload(num: int, vocab_size: int, seed: int) -> list[Request]:
     return requests
 
 
-def make_context(hymt: LoadedModel, max_rows: int, read_every: int = 1) -> EngineContext:
+def make_context(
+    hymt: LoadedModel, max_rows: int, read_every: int = 1, vllm_python: str | None = None
+) -> EngineContext:
     """Return what an engine of the benchmark is made from: one loaded network for all, greedy decoding."""
     return EngineContext(
         load=lambda: hymt,
@@ -64,6 +66,7 @@ def make_context(hymt: LoadedModel, max_rows: int, read_every: int = 1) -> Engin
         sampling_params=GREEDY,
         max_rows=max_rows,
         max_tokens=1 << 30,
+        python=vllm_python,
     )
 
 
@@ -83,10 +86,10 @@ def open_engines(
     left_out: dict[str, Problem] = {}
     for name, context in contexts.items():
         if registry.ENGINES[name].in_benchmark is not InBenchmark.on_request:
-            engines[name] = find(name).open_engine(context)
+            engines[name] = find(name, in_benchmark=True).open_engine(context)
             continue
         try:
-            engine = find(name).open_engine(context)
+            engine = find(name, in_benchmark=True).open_engine(context)
             _try_out(engine, work[:TRIAL_ROWS])
         except ModuleNotFoundError as error:
             what = f"{error.name} is not installed"

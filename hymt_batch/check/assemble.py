@@ -178,11 +178,12 @@ def shape_row(document: Document, row: Row, one_line: bool, config: CheckConfig,
         row: The row as it was committed. Versions before 0.2 committed rows that were shaped already; these stay equal.
         one_line: True if the output holds each row on one line: a line break in a translation becomes one space.
         config: The thresholds of the flags.
-        tgt_lang: Target language of the job; None to identify no language.
+        tgt_lang: Target language of the job; None to identify no language. What was identified when the row was
+            decoded is used in any case.
     """
+    measures = _with_language(document, row, config, tgt_lang)
     if row.text and (document.keeps_codes or config.codes_in_rows):
         row = _with_codes(document, row)
-    measures = _identified(document, row, config, tgt_lang)
     if row.text and (derived := derive(measures, row.mean_logprob, config.flag, config.flag.flags)):
         row = _with_derived(row, derived)
     if config.on_fail is not OnFail.keep and row.text:
@@ -196,15 +197,19 @@ def shape_row(document: Document, row: Row, one_line: bool, config: CheckConfig,
     return row if flags is row.flags else replace(row, text=text, flags=flags)
 
 
-def _identified(document: Document, row: Row, config: CheckConfig, tgt_lang: str | None) -> Measures:
-    """Return the measurements of a row, with that of its language if the row is in the sample of check.flag."""
-    code, share = document.tgt_lang or tgt_lang, config.flag.identify_share
-    if not (share and code and row.text and row.num_source_tokens) or "wrong_language" not in config.flag.flags:
+def _with_language(document: Document, row: Row, config: CheckConfig, tgt_lang: str | None) -> Measures:
+    """Return the measurements of a committed row, with that of its language if the row is in the sample of check.flag.
+
+    The language is identified here only if it was not when the row was decoded, such as in a job of an earlier version.
+    """
+    flag, code = config.flag, document.tgt_lang or tgt_lang
+    if not (flag.identifies and row.text and row.num_source_tokens and (code or row.language)):
         return row.measures
     own = tuple(pair for pair in row.measures if pair[0] != "language")  # that of segments is for second tries
-    if not language_id.is_sampled(document.id, share) or not (margin := language_id.margin(words_of(row.text), code)):
+    if not language_id.is_sampled(document.id, flag.identify_share):
         return own
-    return (*own, ("language", margin))
+    language = row.language or (language_id.identify(words_of(row.text), code) if code else None)
+    return (*own, ("language", language[1])) if language and language[1] else own
 
 
 def _with_derived(row: Row, derived: list[str]) -> Row:

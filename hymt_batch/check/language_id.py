@@ -9,12 +9,15 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 from hymt_batch import languages
-from hymt_batch.check.settings import CheckConfig
+from hymt_batch.check.pair import words_of
+from hymt_batch.check.settings import CheckConfig, FlagConfig
 from hymt_batch.errors import PreflightError
+from hymt_batch.records import Document, Language, Row
 
 log = logging.getLogger(__name__)
 
@@ -92,17 +95,52 @@ def is_open(code: str) -> bool:
 
 
 def margin(text: str, code: str) -> float:
-    """Return how much more probable another language is than the given one, from 0 to 1, for the worst piece of a text.
+    """Return how much more probable another language is than the given one; see `identify`."""
+    found = identify(text, code)
+    return found[1] if found else 0.0
 
-    A language that its script alone tells is not in question.
+
+def identify(text: str, code: str) -> Language | None:
+    """Return the most probable language of a text, and how much more probable than the given one it is, from 0 to 1.
+
+    They are those of the worst piece of the text. The margin is 0 where the given language is the most probable one;
+    its label is then that of the language or of one that is not told apart from it.
 
     Args:
         text: What is said to be in the language.
         code: A code of the table of languages.
+
+    Returns:
+        None if the text is too short, or if the script of the language alone tells it.
     """
     if len(text) < MIN_CHARS or not is_open(code):
-        return 0.0
-    return max(_margin(piece, code) for piece in _windows(text))
+        return None
+    identifier, own = _identifier(), _same(_label(code))
+    if not own & set(identifier.nb_classes):
+        return None
+    return max((_identify(identifier, piece, own) for piece in _windows(text)), key=lambda found: found[1])
+
+
+Identify = Callable[[Document, Row], Language | None]
+"""Returns the language of a row that is about to be committed; None if it is not identified."""
+
+
+def row_identifier(config: FlagConfig, tgt_lang: str) -> Identify | None:
+    """Return what identifies the rows that are in the sample; None if no row is.
+
+    Args:
+        config: Which rows are in the sample.
+        tgt_lang: The target language of the job; that of a document counts first.
+    """
+    if not config.identifies:
+        return None
+
+    def identify_row(document: Document, row: Row) -> Language | None:
+        if not (row.text and row.num_source_tokens and is_sampled(document.id, config.identify_share)):
+            return None
+        return identify(words_of(row.text), document.tgt_lang or tgt_lang)
+
+    return identify_row
 
 
 def _windows(text: str) -> list[str]:
@@ -114,11 +152,9 @@ def _windows(text: str) -> list[str]:
     return [text[round(index * step) :][:_WINDOW_CHARS] for index in range(num)]
 
 
-def _margin(text: str, code: str) -> float:
-    identifier, own = _identifier(), _same(_label(code))
-    if not own & set(identifier.nb_classes):
-        return 0.0
+def _identify(identifier: Any, text: str, own: frozenset[str]) -> Language:
     scores = identifier.rank(text)
     own_score = sum(score for label, score in scores if label in own)
-    other = max(score for label, score in scores if label not in own)
-    return round(max(0.0, float(other - own_score)), 3)
+    label, other = max(((label, score) for label, score in scores if label not in own), key=lambda pair: pair[1])
+    margin = round(max(0.0, float(other - own_score)), 3)
+    return (label, margin) if margin else (next(label for label, _ in scores if label in own), 0.0)

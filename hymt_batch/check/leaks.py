@@ -36,7 +36,8 @@ _NOTE = re.compile(
 )
 _PROMPT = re.compile(
     r"translate the (?:following|user-facing)|without (?:any )?additional explanation"
-    r"|output the translated result|accurately translate the|strict rules\s*\n|source_text|</?(?:source|target)>"
+    r"|output the (?:translated result|refined translation)"
+    r"|accurately translate the|strict rules\s*\n|source_text|</?(?:source|target)>"
     r"|(?:将|把)以?下(?:面的|列)?文本.{0,12}翻译|不要额外解释|只需要输出翻译后的结果|必须在译文中保留"
     r"|übersetzen sie (?:den|das|die) folgende|traduis(?:ez)? (?:le|la) (?:\w+ )?suivant"
     r"|次の(?:文章|テキスト|セグメント|文)を.{0,12}翻訳|ترجم (?:النص|المقطع) التالي|แปลข้อความ(?:ต่อไปนี้|ด้านล่าง)",

@@ -20,21 +20,21 @@ LADDER_STEPS = ("seed", "card", "penalty", "split")
 HARD_KINDS = ("empty", "truncated", "loop")
 """Failures that are tried again by default, and that count in the circuit breaker: their flags are hard."""
 
-DERIVED_KINDS = (
-    "loop",
-    "low_logprob",
-    "repetition",
-    "length",
-    "wrong_script",
-    "wrong_language",
-    "wrong_variant",
-    "left_in_source",
-    "leak",
-    "urls",
-    "numbers",
-    "markdown",
-)
-"""Flags that thresholds make of measurements, in the order in which a row has them."""
+DERIVED_KINDS = {
+    "loop": "a phrase repeats again and again",
+    "low_logprob": "the model was unsure",
+    "repetition": "a few words make up most of the translation",
+    "length": "the translation is much longer or shorter than is usual for its languages",
+    "wrong_script": "most letters are not of the target language's script",
+    "wrong_language": "the translation is in another language",
+    "wrong_variant": "Chinese in the other script, simplified or traditional",
+    "left_in_source": "words of the source are left as they were",
+    "leak": "a note, an introduction or words of the prompt are in the translation",
+    "urls": "a URL was lost or invented",
+    "numbers": "a number of four digits or more was lost or invented",
+    "markdown": "the translation has Markdown that the source has not",
+}
+"""Flags that thresholds make of measurements, in the order in which a row has them, and what they mean."""
 
 RETRY_KINDS = ("empty", "truncated", "copied", *DERIVED_KINDS)
 """What a segment can be tried again for."""
@@ -126,9 +126,14 @@ class FlagConfig:
             )
 
     @property
+    def identifies(self) -> bool:
+        """True if the language of rows is identified."""
+        return self.identify_share > 0 and "wrong_language" in self.flags
+
+    @property
     def flags(self) -> tuple[str, ...]:
         """The flags that may be set."""
-        return DERIVED_KINDS if self.kinds == "all" else tuple(self.kinds)
+        return tuple(DERIVED_KINDS if self.kinds == "all" else self.kinds)
 
 
 @dataclass(kw_only=True, slots=True)

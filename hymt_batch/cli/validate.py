@@ -12,6 +12,7 @@ from hymt_batch.cli import job_name
 from hymt_batch.decode import registry as engines
 from hymt_batch.decode.registry import Draws
 from hymt_batch.decode.settings import Method
+from hymt_batch.device_map.settings import Strategy
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats import registry
 from hymt_batch.source.settings import SourceFormat
@@ -41,7 +42,9 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:
     if not job.output_dir:
         raise ConfigError("output_dir is empty", fix="Set output_dir=outputs (the default).")
     _check_sampling(job)
+    job.prompt.check_model(job.model.family.value, refines=job.model.refines)
     _check_loops(job)
+    _check_shared_layers(job)
     # the texts of the prompt, and the translation
     max_tokens = (job.model.max_context - PROMPT_OVERHEAD_TOKENS) // (job.prompt.num_texts + 1)
     if max_tokens < 16:
@@ -203,3 +206,18 @@ def _set_languages(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:
             f"src_lang and tgt_lang are both {job.tgt_lang}", fix="Set tgt_lang to the language to translate into."
         )
     return notes
+
+
+def _check_shared_layers(job: TranslateJob | PlanJob | DoctorJob) -> None:
+    """Refuse limits of single GPUs that an engine which gives all GPUs the same cannot keep."""
+    device_map = job.device_map
+    strategies = {device_map.strategy, *(device_map.order or ())}
+    if not engines.shares_layers(job.decode.engine) or not strategies & {Strategy.auto, Strategy.balanced}:
+        return
+    limits = {name: limit for name, limit in (device_map.max_memory or {}).items() if name.startswith("cuda")}
+    if len(set(limits.values())) > 1:
+        raise ConfigError(
+            f"device_map.max_memory gives GPUs different limits, and decode.engine={job.decode.engine} puts the same "
+            "on each with device_map=auto and balanced",
+            fix="Give all GPUs the same limit, or set device_map=sequential.",
+        )

@@ -22,7 +22,8 @@ from hymt_batch.decode.async_copy import SampledTokens, from_ring, to_device
 from hymt_batch.decode.graph import GraphBackend, Step, bucket_length, bucket_slots, make_backend
 from hymt_batch.decode.kernels.fused_layers import FusedLayers
 from hymt_batch.decode.model_runner import ModelRunner, token_logprobs
-from hymt_batch.decode.sampling import SamplingParams, rng_keys, sample_on_device, seed_as_int64
+from hymt_batch.decode.noise import rng_keys, seed_as_int64
+from hymt_batch.decode.sampling import SamplingParams, sample_on_device
 from hymt_batch.decode.sequence import Counters, SequenceState
 from hymt_batch.errors import first_line
 from hymt_batch.model.loaded_model import LoadedModel

@@ -132,9 +132,10 @@ class EngineContext:
         }
 
 
-def find(name: str) -> EngineModule:
+def find(name: str, *, in_benchmark: bool = False) -> EngineModule:
     """Return the module of an engine, and import it if necessary."""
-    module = registry.ENGINES[name].module
+    entry = registry.ENGINES[name]
+    module = entry.benchmark_module if in_benchmark and entry.benchmark_module else entry.module
     return cast(EngineModule, importlib.import_module(module) if isinstance(module, str) else module)
 
 

@@ -38,8 +38,10 @@ class EngineEntry:
     auto_on: str = ""  # "cpu" or "gpu": decode.engine=auto selects it there; only for shared draws
     draws: Draws = Draws.shared
     temperatures: tuple[float, float] = (0.0, float("inf"))  # smallest and largest that it samples with
+    shares_layers: bool = False  # True if device_map=auto and balanced give each GPU an equal share of every layer
     in_worker: bool = False  # True if jobs run it in worker processes only, since a process of its own may die
     in_benchmark: InBenchmark = InBenchmark.never
+    benchmark_module: Any = None  # its module in a benchmark, where that is another one
     benchmark_rows: str = "max_rows"  # the benchmark's setting that limits its rows
 
 
@@ -54,7 +56,10 @@ ENGINES: dict[str, EngineEntry] = {
         in_jobs=True,
         draws=Draws.own,
         temperatures=(0.01, 2.0),  # it refuses larger ones, and changes smaller ones
+        shares_layers=True,
         in_worker=True,
+        in_benchmark=InBenchmark.on_request,
+        benchmark_module="hymt_batch.bench.baselines.vllm_process",
     ),
     "sorted_generate": EngineEntry(
         module="hymt_batch.bench.baselines.sorted_generate",
@@ -92,6 +97,11 @@ def draws_of(name: str) -> Draws:
 def temperatures_of(name: str) -> tuple[float, float]:
     """Return the smallest and the largest temperature of the engine that decode.engine names."""
     return (0.0, float("inf")) if name == AUTO else ENGINES[name].temperatures
+
+
+def shares_layers(name: str) -> bool:
+    """Return whether the engine that decode.engine names gives each GPU of an even split a share of every layer."""
+    return name != AUTO and ENGINES[name].shares_layers
 
 
 def auto_choice(device: str) -> str:

@@ -5,8 +5,7 @@ process or resume. Works on logits [B, V] in float32, from any model.
 
 Source: repetition penalty as in CTRL (positive scores divided, negative multiplied), over prompt and new tokens
 without padding; then temperature, top-k, top-p; then the Gumbel-max trick: of the remaining tokens, the one with the
-largest sum of log-probability and Gumbel noise is chosen, which samples from the probabilities. The noise comes from a
-counter-based splitmix64 generator.
+largest sum of log-probability and Gumbel noise is chosen, which samples from the probabilities.
 """
 
 from __future__ import annotations
@@ -17,12 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hymt_batch.decode.async_copy import to_device
+from hymt_batch.decode.noise import as_int64, as_uniform, random_bits, rng_key, uniform
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_MASK = (1 << 64) - 1
-_GOLDEN, _MIX = 0x9E3779B97F4A7C15, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +68,7 @@ def sample(
     if not sampling_params.do_sample:
         return sample_on_device(logits, seen, sampling_params, None)
     steps = [step] * len(seeds) if isinstance(step, int) else step
-    keys = [_as_int64(_rng_key(seed, row_step)) for seed, row_step in zip(seeds, steps, strict=True)]
+    keys = [as_int64(rng_key(seed, row_step)) for seed, row_step in zip(seeds, steps, strict=True)]
     return sample_on_device(logits, seen, sampling_params, to_device(torch.tensor(keys), logits.device))
 
 
@@ -98,49 +95,106 @@ def sample_on_device(
         logits = torch.where(seen, penalised, logits)
     if keys is None:
         return argmax(logits)
-    width, temperature, top_p = logits.shape[-1], sampling_params.temperature, sampling_params.top_p
+    width = logits.shape[-1]
     k = min(sampling_params.top_k or width, width)
     # elsewhere the host would have to wait for the answer whether the candidates are enough
-    if k == width and top_p < 1 and logits.device.type == "cpu" and width > NUCLEUS_CANDIDATES:
+    if k == width and logits.device.type == "cpu" and width > NUCLEUS_CANDIDATES:
         return _sample_candidates(logits, sampling_params, keys)
+    return _draw_of_best(logits, k, sampling_params, keys)
+
+
+def _draw_of_best(logits: Tensor, k: int, sampling_params: SamplingParams, keys: Tensor) -> Tensor:
+    """Draw one token [B] per row of its k likeliest tokens, within top-p."""
+    import torch
+
+    temperature = sampling_params.temperature
     ids = top_ids(logits, k, temperature)
-    return _draw(ids, torch.softmax(logits.gather(1, ids) / temperature, dim=-1), top_p, keys)
+    probabilities = torch.softmax(logits.gather(1, ids) / temperature, dim=-1)
+    return _best(ids, _noisy(ids, probabilities, sampling_params.top_p, keys))
 
 
 def _sample_candidates(logits: Tensor, sampling_params: SamplingParams, keys: Tensor) -> Tensor:
-    """Sample without top-k among the likeliest tokens; rows in which top-p may take more of them sort all scores."""
+    """Sample without top-k among the likeliest tokens, and the others where top-p takes more; sort them if need be."""
     import torch
 
-    temperature, top_p = sampling_params.temperature, sampling_params.top_p
+    top_p, temperature = sampling_params.top_p, sampling_params.temperature
+    all_probabilities = torch.softmax(logits / temperature, dim=-1)
     ids = top_ids(logits, NUCLEUS_CANDIDATES, temperature)
-    probabilities = torch.softmax(logits / temperature, dim=-1).gather(1, ids)
-    tokens = _draw(ids, probabilities, top_p, keys)
-    rows = (probabilities.cumsum(dim=-1)[:, -1] < top_p).nonzero().squeeze(1)
-    if len(rows):
-        row_logits = logits[rows]
-        ids = top_ids(row_logits, logits.shape[-1], temperature)
-        tokens[rows] = _draw(ids, torch.softmax(row_logits.gather(1, ids) / temperature, dim=-1), top_p, keys[rows])
+    probabilities = all_probabilities.gather(1, ids)
+    noisy = _noisy(ids, probabilities, top_p, keys)
+    tokens = _best(ids, noisy)
+    to_sort = []
+    for row in (probabilities.cumsum(dim=-1)[:, -1] < top_p).nonzero().squeeze(1).tolist():
+        limits = probabilities[row, -1], noisy[row].max()
+        token, is_sure = _lucky_token(all_probabilities[row], *limits, top_p, keys[row])
+        if token is not None:
+            tokens[row] = token
+        if not is_sure:
+            to_sort.append(row)
+    if to_sort:
+        tokens[to_sort] = _draw_of_best(logits[to_sort], logits.shape[-1], sampling_params, keys[to_sort])
     return tokens
 
 
-def _draw(ids: Tensor, probabilities: Tensor, top_p: float, keys: Tensor) -> Tensor:
-    """Draw one token [B] per row of the smallest set of the first tokens that has the probability `top_p`.
+def _lucky_token(
+    probabilities: Tensor, most: Tensor, best: Tensor, top_p: float, key: Tensor
+) -> tuple[Tensor | None, bool]:
+    """Find the token whose noise puts it before the best one of the candidates, in one row.
+
+    A token that is no candidate has at most the probability of the last one. So it needs so much noise that few tokens
+    have it, which their random bits tell without a logarithm.
+
+    Args:
+        probabilities: [V] float32, of all tokens.
+        most: Probability of the last candidate.
+        best: Largest sum of log-probability and noise of the candidates that top-p takes.
+        top_p: Limit of the sum of probabilities.
+        key: From `rng_keys`.
+
+    Returns:
+        The token, None if there is none; whether top-p surely takes it. The sum in float32 that decides it has rounding
+        errors, and its order is not known here.
+    """
+    import torch
+
+    needed_noise = best - torch.log(most.double()) - NOISE_MARGIN
+    least_bits = (torch.exp(-torch.exp(-needed_noise)) * float(1 << 53)).long() - 4
+    width = len(probabilities)
+    bits = random_bits(key, torch.arange(width, device=probabilities.device))
+    lucky = (bits >= least_bits).nonzero().squeeze(1)
+    if not len(lucky):
+        return None, True
+    noisy = torch.log(probabilities[lucky].double()) - torch.log(-torch.log(as_uniform(bits[lucky])))
+    position = noisy.argmax()
+    if noisy[position] <= best:
+        return None, True
+    token = lucky[position]
+    not_less_likely = probabilities >= probabilities[token] * (1 - NOISE_MARGIN)
+    sum_before = probabilities[not_less_likely].double().sum().item()
+    return token, sum_before < top_p - width * 2.0**-23
+
+
+def _noisy(ids: Tensor, probabilities: Tensor, top_p: float, keys: Tensor) -> Tensor:
+    """Return log-probability plus noise [B, K] in float64; -inf for tokens that top-p does not take.
 
     Args:
         ids: [B, K] int64, the likeliest first.
         probabilities: [B, K] float32.
-        top_p: Limit of the sum.
+        top_p: Limit of the sum: the smallest set of the first tokens that has this probability is taken.
         keys: [B] int64 from `rng_keys`.
     """
     import torch
 
     cumulative = probabilities.cumsum(dim=-1)
     nucleus = cumulative - probabilities < top_p  # always contains the first token
-    # take the largest score plus noise: a rounding error in a score changes the token only if two sums are nearly equal
-    draws = _uniform(keys[:, None], ids)
-    noisy = torch.log(probabilities.double()) - torch.log(-torch.log(draws))
-    rank = torch.where(nucleus, noisy, float("-inf")).argmax(dim=-1, keepdim=True)
-    return ids.gather(1, rank).squeeze(1)
+    # the largest sum is taken: a rounding error in a score changes the token only if two sums are nearly equal
+    noisy = torch.log(probabilities.double()) - torch.log(-torch.log(uniform(keys[:, None], ids)))
+    return torch.where(nucleus, noisy, float("-inf"))
+
+
+def _best(ids: Tensor, noisy: Tensor) -> Tensor:
+    """Return the token [B] with the largest sum of each row [B, K]."""
+    return ids.gather(1, noisy.argmax(dim=-1, keepdim=True)).squeeze(1)
 
 
 def top_ids(logits: Tensor, k: int, temperature: float) -> Tensor:
@@ -174,7 +228,9 @@ def top_ids(logits: Tensor, k: int, temperature: float) -> Tensor:
 
 
 NUCLEUS_CANDIDATES = 128
-"""Tokens among which is drawn without top-k, if they have the probability top-p; they mostly have."""
+"""Tokens among which is drawn first without top-k; they mostly have the probability top-p."""
+NOISE_MARGIN = 1e-3
+"""By how much a sum may be estimated too high: a candidate may be less likely than another token, by the tie steps."""
 TOP_BLOCK, SPARE_BLOCKS = 128, 8
 TIE_STEP = 2.0**-34
 """Subtracted for each id, so that equal scores are ordered in the same way in every batch."""
@@ -203,42 +259,3 @@ def argmax(logits: Tensor) -> Tensor:
 
 
 ARGMAX_BLOCK = 128
-
-
-def _rng_key(seed: int, step: int) -> int:
-    """Return the 64-bit key of one row and step. Source: splitmix64."""
-    z = (seed + (step + 1) * _GOLDEN) & _MASK
-    z = ((z ^ (z >> 30)) * _MIX[0]) & _MASK
-    z = ((z ^ (z >> 27)) * _MIX[1]) & _MASK
-    return z ^ (z >> 31)
-
-
-def rng_keys(seeds: Tensor, steps: Tensor) -> Tensor:
-    """Return `_rng_key` of each row: [B] int64 from seeds (see `seed_as_int64`) and steps [B] int64; wraps around."""
-    return _mix64(seeds + (steps + 1) * _as_int64(_GOLDEN))
-
-
-def seed_as_int64(seed: int) -> int:
-    """Return a row's unsigned 64-bit seed reinterpreted as int64."""
-    return _as_int64(seed & _MASK)
-
-
-def _as_int64(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value
-
-
-def _uniform(keys: Tensor, tokens: Tensor) -> Tensor:
-    """Return a number in (0, 1) per row and token: [B, K] float64 from int64 [B, 1] and [B, K]; wraps around."""
-    z = _mix64(keys + (tokens + 1) * _as_int64(_GOLDEN))
-    return (_logical_shift_right(z, 11).double() + 0.5) / float(1 << 53)
-
-
-def _mix64(z: Tensor) -> Tensor:
-    for shift, factor in ((30, _MIX[0]), (27, _MIX[1])):
-        z = (z ^ _logical_shift_right(z, shift)) * _as_int64(factor)
-    return z ^ _logical_shift_right(z, 31)
-
-
-def _logical_shift_right(z: Tensor, bits: int) -> Tensor:
-    """Shift right as an unsigned number."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)

@@ -124,7 +124,8 @@ def place_replica(placement: Placement, devices: Sequence[str], inventory: Devic
     """Return the placement of one replica of a model, which has the same modules on other devices.
 
     Args:
-        placement: The placement of the first replica.
+        placement: The placement of the first replica. A module that several devices share stays where it is: then there
+            is one replica.
         devices: The devices of this one, in the same order.
         inventory: All devices.
     """
@@ -132,7 +133,7 @@ def place_replica(placement: Placement, devices: Sequence[str], inventory: Devic
     by_name = {device.name: device for device in inventory.devices}
     return replace(
         placement,
-        map={module: names[device] for module, device in placement.map.items()},
+        map={module: names.get(device, device) for module, device in placement.map.items()},
         device=by_name[names[placement.device.name]],
         usage=tuple(
             replace(use, device=names[use.device], label=by_name[names[use.device]].label)

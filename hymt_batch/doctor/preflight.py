@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,6 @@ from hymt_batch.model.cpu_count import usable_cpus
 from hymt_batch.model.files import ModelFiles
 from hymt_batch.model.prepare import PlacementPlan
 from hymt_batch.model.settings import dtype_bytes
-from hymt_batch.prompt import PromptFamily
 from hymt_batch.prompt_end import describe_end
 from hymt_batch.records import plural
 from hymt_batch.source.inputs import Inputs
@@ -124,8 +124,9 @@ def run_all(job: DoctorJob, env: Mapping[str, str] | None = None) -> list[Findin
             Finding("devices", Level.OK, ", ".join(f"{d.name} {gib(d.free_bytes)} free" for d in devices.devices))
         )
         shape = files or shapes.published_model(job.model.path)  # known models can be placed before they are downloaded
-        placement = _check_placement(job, shape, devices, findings) if shape else None
-        findings += vllm.check(job.decode, job.launch.vllm_python, files, placement)
+        plan = _check_placement(job, shape, devices, findings) if shape else None
+        placement = plan.placements[0] if plan else None
+        findings += vllm.check(job.decode, job.launch.vllm_python, files, plan, devices)
         splits = placement.is_split if placement else _may_split(job)
         findings += distributed.check(env, job.device_map.strategy.value, splits, len(devices.gpus))
         if placement and job.devices is None:
@@ -189,9 +190,9 @@ def _check_files(job: DoctorJob, findings: list[Finding]) -> ModelFiles | None:
 
 def _check_placement(
     job: DoctorJob, files: ModelFiles, inventory: DeviceInventory, findings: list[Finding]
-) -> Placement | None:
+) -> PlacementPlan | None:
     """Check where the layers would go, and that the weights and the KV cache fit into each device."""
-    placement: Placement | None = None
+    plan: PlacementPlan | None = None
     with errors_as_findings("device map", findings):
         plan = prepare.plan_placement(job.model, job.device_map, inventory, files)
         placement = plan.placements[0]
@@ -204,10 +205,12 @@ def _check_placement(
         choice = replicas.choose(job.launch.workers, placement, usable_cpus())
         findings.append(Finding("workers", Level.OK, choice.describe(job.launch.workers)))
         findings += [Finding.of_problem("workers", Level.WARN, warning) for warning in choice.warnings]
+        with suppress(PreflightError):  # what vLLM refuses is a finding of its own
+            placement = vllm.place(job.decode, plan, files, inventory).placements[0]
         for devices in dict.fromkeys(choice.devices):
             copy = replicas.place_replica(placement, devices, inventory)
             findings += _check_device_memory(job, copy, plan, inventory, choice.devices.count(devices))
-    return placement
+    return plan
 
 
 def _check_device_memory(
@@ -225,11 +228,12 @@ def _check_device_memory(
         placement.device.name != "cpu",
     )
     free = {device.name: device.free_bytes for device in inventory.devices}
+    num_layers = sum(use.num_layers for use in placement.usage)
     for use in placement.usage:
         if use.device not in free:
             continue
         weight_bytes = num_replicas * use.weight_bytes
-        kv_cache_bytes = num_replicas * budget.max_tokens * cache_bytes * use.num_layers // max(1, network.num_layers)
+        kv_cache_bytes = num_replicas * budget.max_tokens * cache_bytes * use.num_layers // max(1, num_layers)
         seen = (
             f"{gib(free[use.device])} free; {gib(weight_bytes)} of weights and {gib(kv_cache_bytes)} of KV cache for "
             f"{num_replicas * budget.max_rows} rows"
@@ -250,11 +254,10 @@ def _check_tokenizer(job: DoctorJob, files: ModelFiles | None, findings: list[Fi
         return
     with errors_as_findings("tokenizer and chat template", findings):
         tokenizer = tokenizing.load(files.folder, files.config, add_generation_prompt=job.add_generation_prompt)
-        if job.model.family.value in PromptFamily.__members__:  # _check_licence reports the others
-            prompt.check_template(
-                tokenizer,
-                prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang or "en"),
-            )
+        prompt.check_template(
+            tokenizer,
+            prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang or "en"),
+        )
         seen = (
             f"{tokenizer.backend.get_vocab_size()} tokens, {len(tokenizer.control_ids)} of them control tokens; prefix "
             f"{list(tokenizer.prefix)}, suffix {list(tokenizer.suffix)}, stop tokens {list(tokenizer.stop_ids)}"

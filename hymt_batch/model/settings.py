@@ -97,17 +97,23 @@ class ModelConfig:
         """The licence of the weights and its restrictions, in one line."""
         return f"{self.licence}: {self.licence_limits}" if self.licence_limits else self.licence
 
+    @property
+    def refines(self) -> bool:
+        """True if the model makes one translation of several; it cannot translate a text directly."""
+        return self.family is ModelFamily.hunyuan_mt_chimera
+
     def check_translates(self) -> None:
         """Refuse a model that cannot translate a text directly.
 
         Raises:
             ConfigError: The model's prompt needs candidate translations.
         """
-        if self.family is ModelFamily.hunyuan_mt_chimera:
+        if self.refines:
             raise ConfigError(
                 "model.family=hunyuan_mt_chimera combines several candidate translations into one",
-                why="it cannot translate a text directly, and hymt-batch does not produce candidates for it",
-                fix="Set model=hunyuan_mt_7b.",
+                why="it cannot translate a text directly",
+                fix="Set model=hunyuan_mt_7b. Of a finished job, hymt-batch retry refines the translations with it: "
+                "docs/retry.md.",
             )
 
     def __post_init__(self) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 from hymt_batch import manifest
 from hymt_batch.manifest import JsonDict
 from hymt_batch.records import Status, count_error_rows
-from hymt_batch.write.totals import Totals
+from hymt_batch.write.totals import SUMS, Totals
 
-MAX_FILES = 40
+MAX_FILES = 32
 """Files that the report lists: those with the most rows without a translation, then flags, then rows."""
 
 
@@ -38,15 +38,20 @@ class Figures:
     files: int
     rows: int
     texts: int
-    counts: Mapping[str, int]  # texts by status
-    flags: Mapping[str, int]
-    tokens: Mapping[str, int]
-    tries: Mapping[str, int]
-    degraded: Mapping[str, int]
+    sums: Mapping[str, Mapping[str, int]]  # the counts by name that the manifest has; see `totals.SUMS`
     environments: Sequence[JsonDict]
     listed: Sequence[FileFigures] = ()
     failed: Sequence[Mapping[str, str]] = field(default_factory=list)
     replaced: Mapping[int, int] = field(default_factory=dict)  # number of a pass -> its rows in the outputs
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Texts by status."""
+        return self.sums["counts"]
+
+    @property
+    def flags(self) -> Mapping[str, int]:
+        return self.sums["flags"]
 
     @property
     def error_rows(self) -> int:
@@ -65,11 +70,7 @@ def of_records(records: Sequence[JsonDict]) -> Figures:
         files=len(records),
         rows=totals.rows,
         texts=totals.texts,
-        counts=_sorted(totals.counts),
-        flags=_sorted(totals.flags),
-        tokens=_sorted(totals.tokens),
-        tries=_sorted(totals.tries),
-        degraded=_sorted(totals.degraded),
+        sums={name: _sorted(sums) for name, sums in totals.sums.items()},
         environments=[totals.environments[key] for key in sorted(totals.environments)],
         listed=_worst(_file_of_record(record) for record in records),
         failed=manifest.failed_files(records),
@@ -95,11 +96,7 @@ def of_manifest(value: JsonDict) -> Figures:
         files=len(value["inputs"]),
         rows=int(value["rows"]),
         texts=manifest.count_texts([value]),
-        counts=_sorted(value["counts"]),
-        flags=_sorted(value["flags"]),
-        tokens=_sorted(value["tokens"]),
-        tries=_sorted(value.get("tries", {})),
-        degraded=_sorted(value.get("degraded", {})),
+        sums={name: _sorted(value.get(name, {})) for name in SUMS},
         environments=list(value.get("environments", [])),
         listed=_worst(outputs),
         failed=list(value.get("failed", [])),

@@ -86,7 +86,7 @@ def _summary(data: JobData) -> Markup:
                     "bad" if sums.error_rows else "",
                 ),
                 tile("Flags", number(flagged, "flagged"), "reasons to look at a row", "warn" if flagged else ""),
-                tile("New tokens", number(sums.tokens.get("new", 0), "tokens.new"), _tokens_note(data)),
+                tile("New tokens", number(sums.sums["tokens"].get("new", 0), "tokens.new"), _tokens_note(data)),
                 tile("Time", chart.duration(seconds), rate) if seconds else None,
                 tile("Files", number(sums.files, "files"), _files_note(data)),
             ]
@@ -102,7 +102,7 @@ def _texts_note(data: JobData) -> Child:
 
 
 def _tokens_note(data: JobData) -> Child:
-    return ["from ", number(data.figures.tokens.get("source", 0), "tokens.source"), " source tokens"]
+    return ["from ", number(data.figures.sums["tokens"].get("source", 0), "tokens.source"), " source tokens"]
 
 
 def _files_note(data: JobData) -> str | None:

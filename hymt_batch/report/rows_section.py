@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from hymt_batch.languages import LANGUAGES
 from hymt_batch.records import ERROR_STATUSES, Status, plural
 from hymt_batch.report import chart, words
+from hymt_batch.report.figures import Figures
 from hymt_batch.report.job_data import JobData
 from hymt_batch.report.markup import Child, Markup, element, join
 from hymt_batch.report.measure import BLANK, MAX_TEXT_CHARS, Example, Reservoir
 from hymt_batch.report.page import isolated, num_bytes, number, section, share, table
 
 MAX_LISTED = 20  # failed and skipped files
+MAX_LANGUAGES = 8
 MAX_SHOWN = 24  # examples of all flags, and of all statuses
 
 
@@ -42,10 +45,36 @@ def render_flags(data: JobData) -> Markup:
         element("p.note", about),
         rate,
         shown,
+        _language_table(sums),
         *(_examples(flag, reservoir, sums.flags[flag], len(found), data) for flag, reservoir in found),
         element("p.note", f"No example is at hand of: {', '.join(without)}.") if without else None,
         _unread_note(data) if found else None,
     )
+
+
+def _language_table(sums: Figures) -> Markup | None:
+    """Return how many rows of each target language have a flag; None unless the rows name their language."""
+    languages, flagged = sums.sums["rows_by_language"], sums.sums["flagged_by_language"]
+    if not languages:
+        return None
+    rows = [
+        [
+            LANGUAGES[language].english if language in LANGUAGES else isolated("span", language),
+            number(count, f"rows_by_language.{language}"),
+            number(flagged.get(language, 0), f"flagged_by_language.{language}" if language in flagged else None),
+            share(flagged.get(language, 0), count),
+        ]
+        for language, count in sorted(languages.items(), key=lambda item: (-item[1], item[0]))
+    ]
+    shown = table(
+        "Rows by target language",
+        ("Language", "Rows", "With a flag", "Share"),
+        rows[:MAX_LANGUAGES],
+        ("", *["number"] * 3),
+    )
+    if len(rows) <= MAX_LANGUAGES:
+        return shown
+    return join([shown, element("p.note", f"and {len(rows) - MAX_LANGUAGES:,} more languages: see manifest.json")])
 
 
 def _unread_note(data: JobData) -> Markup | None:

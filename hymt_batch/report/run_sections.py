@@ -81,13 +81,13 @@ def render_runs(data: JobData) -> Markup | None:
     sums = data.figures
     repeated = [
         [element("code", step), number(count, f"tries.{step}"), words.TRIES.get(step, "")]
-        for step, count in sums.tries.items()
+        for step, count in sums.sums["tries"].items()
     ]
     if repeated:
         children.append(table("Tries by step", ("Step", "Decoded", "Meaning"), repeated, ("", "number", "about")))
     marks = [
         [element("code", mark), number(count, f"degraded.{mark}"), words.MARKS.get(mark, "")]
-        for mark, count in sums.degraded.items()
+        for mark, count in sums.sums["degraded"].items()
     ]
     if marks:
         children.append(table("Faults", ("Mark", "Parts", "Meaning"), marks, ("", "number", "about")))

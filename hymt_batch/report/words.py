@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hymt_batch.check.settings import DERIVED_KINDS
+
 STATUSES = {
     "ok": "translated, or copied because there was nothing to translate",
     "copied": "the translation equals the source; it is kept",
@@ -26,7 +28,6 @@ FLAGS = {
     "empty": "a piece of the row came back without a text",
     "copied": "the translation of a piece equals its source",
     "truncated": "a piece of the row reached its token limit",
-    "loop": "a phrase repeats again and again",
     "line_break": "a line break in the translation became a space",
     "line_breaks": "the translation has more or fewer line breaks than the source",
     "codes_moved": "tags or placeholders of the source were put back into the translation",
@@ -34,17 +35,7 @@ FLAGS = {
     "control_token": "a control token was removed from the translation",
     "retried": "this is the result of a second try",
     "unencodable": "the translation has a character that is not in the encoding of the output",
-    "low_logprob": "the model was unsure",
-    "repetition": "a few words make up most of the translation",
-    "length": "the translation is much longer or shorter than is usual for its languages",
-    "wrong_script": "most letters are not of the target language's script",
-    "wrong_language": "the translation is in another language",
-    "wrong_variant": "Chinese in the other script, simplified or traditional",
-    "left_in_source": "words of the source are left as they were",
-    "leak": "a note, an introduction or words of the prompt are in the translation",
-    "urls": "a URL was lost or invented",
-    "numbers": "a number of four digits or more was lost or invented",
-    "markdown": "the translation has Markdown that the source has not",
+    **DERIVED_KINDS,
 }
 
 TRIES = {

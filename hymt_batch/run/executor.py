@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from hymt_batch.device_map import replicas
 from hymt_batch.device_map.replicas import ReplicaChoice
 from hymt_batch.doctor.explain import explain_errors
+from hymt_batch.model import nvidia
 from hymt_batch.model.cpu_count import usable_cpus
 from hymt_batch.model.settings import Dtype
 from hymt_batch.records import Translation
@@ -182,17 +183,16 @@ def worker_specs(job: TranslateJob, model: PreparedModel, choice: ReplicaChoice)
         return [WorkerSpec(job, variables, "cpu")] * num
     if num == 1:
         return [WorkerSpec(job, python_path(), choice.devices[0][0])]
-    visible = [entry.strip() for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry.strip()]
     specs = []
     for (device,) in choice.devices:
-        index = int(device.removeprefix("cuda:"))
         # the dtype is that of all GPUs of the job; by its own GPU alone, a worker might choose another
         settings = replace(
             job,
             model=replace(job.model, dtype=Dtype(model.dtype)),
             device_map=replicas.settings_for_worker(job.device_map, model.placement, device),
         )
-        variables = {**python_path(), "CUDA_VISIBLE_DEVICES": visible[index] if visible else str(index)}
+        visible = nvidia.restrict_visible([device], os.environ.get("CUDA_VISIBLE_DEVICES"))
+        variables = {**python_path(), "CUDA_VISIBLE_DEVICES": visible}
         specs.append(WorkerSpec(settings, variables, device))
     return specs
 

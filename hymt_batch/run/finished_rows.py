@@ -6,7 +6,7 @@ nothing, takes no lease, and imports no heavy library.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,17 +15,23 @@ from typing import Any
 from hymt_batch import manifest
 from hymt_batch.check import assemble
 from hymt_batch.check.settings import CheckConfig, flags_of
-from hymt_batch.errors import IdentityError, InputChangedError, MissingError, PreflightError
+from hymt_batch.errors import InputChangedError, MissingError, PreflightError
 from hymt_batch.formats import registry
 from hymt_batch.fs import OS_FS, hash_file
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict, StateDamagedError, StatePermissionError
 from hymt_batch.records import Document, Input, Preamble, Row, ShardRecord
-from hymt_batch.run import stored_settings
+from hymt_batch.run import recorded_config
 from hymt_batch.source import discovery, stream
 from hymt_batch.source.preamble_reader import PreambleCache
-from hymt_batch.source.settings import SourceConfig
-from hymt_batch.write import file_record, identity_versions, input_locations, manifest_only, output_settings
+from hymt_batch.write import (
+    file_record,
+    identity_versions,
+    input_locations,
+    manifest_only,
+    output_settings,
+    row_record,
+)
 from hymt_batch.write.pass_rows import LaterRows, PassRows
 from hymt_batch.write.published_file import InputAccess, documents_and_rows, row_shaper
 from hymt_batch.write.record_store import RecordStore
@@ -62,7 +68,13 @@ class FinishedJob:
     """
 
     def __init__(
-        self, folder: Path, search_paths: Sequence[str] = (), fs: Fs = OS_FS, *, check_outputs: bool = True
+        self,
+        folder: Path,
+        search_paths: Sequence[str] = (),
+        fs: Fs = OS_FS,
+        *,
+        check_outputs: bool = True,
+        locate_inputs: bool = True,
     ) -> None:
         """Open a folder; reads the manifest and the records of its files.
 
@@ -71,6 +83,7 @@ class FinishedJob:
             search_paths: Where the inputs are now; () for where the job read them.
             fs: The file system.
             check_outputs: Refuse a job whose published files are not those of its records.
+            locate_inputs: False to read no input, but committed rows alone.
 
         Raises:
             MissingError: The job is not complete, or its output is damaged.
@@ -81,21 +94,22 @@ class FinishedJob:
         self.manifest = _read_manifest(self._fs, folder)
         self.manifest_sha256 = hash_file(self._fs, folder / "manifest.json")[1]
         self.job = _read_job(self._fs, folder, self.manifest)
-        self._records = RecordStore(self._fs, folder, self.job.identity_sha256)
+        self._records = RecordStore(self._fs, folder, self.job.identity_sha256, self.job.layout)
         self._pass_rows = PassRows(self._fs, folder, self.job, self._refuse_damage)
         self._shards = {
             input.rel: _published_shards(self._fs, folder, self.job, input, check_output=check_outputs)
             for input in self.job.inputs
         }
-        self._source = _source_config(self.job)
+        self._source = recorded_config.source_config(self.job)
         values = identity_versions.with_added_output(output_settings.settings_of(self.job))
-        write = _from_settings(WriteConfig, "write", values)
+        write = recorded_config.from_settings(WriteConfig, "write", values)
         self.write_config = output_settings.config_of_folder(write, self.job)
-        check = _from_settings(CheckConfig, "check", values)
+        check = recorded_config.from_settings(CheckConfig, "check", values)
         self._check = replace(check, flag=flags_of(values, identity_versions.loop_repeats_of(self.job.identity)))
         self._plan_version = identity_versions.plan_version_of(self.job.identity)
         self._preambles = PreambleCache(self._source, self.write_config.added_fields, has_begun=lambda input: True)
-        self.inputs = tuple(self._located(search_paths))
+        self.inputs = tuple(self._located(search_paths)) if locate_inputs else self.job.inputs
+        self._by_id = {input.file_id: input for input in self.inputs}
 
     @property
     def tgt_lang(self) -> str:
@@ -144,6 +158,35 @@ class FinishedJob:
         if not self.job.passes_of(input.file_id):
             return set()
         return {row for shard in self._shards[input.rel] for row in self._pass_rows.load(input.file_id, shard)}
+
+    def shards(self, file_id: str) -> list[ShardRecord]:
+        """Return the shards of a file; [] if the job has no such file."""
+        return list(self._shards[self._by_id[file_id].rel]) if file_id in self._by_id else []
+
+    def committed_rows(self, file_id: str, shard: ShardRecord) -> tuple[ShardRows, LaterRows]:
+        """Return the rows of a shard and of the passes for it, as they were committed."""
+        return self._load_rows(self._by_id[file_id], shard), self._pass_rows.load(file_id, shard)
+
+    def row_digests(self, passes: Collection[int]) -> Iterator[tuple[str, str]]:
+        """Yield the sha256 of the rows of each shard, and of those of the passes with these numbers.
+
+        Raises:
+            MissingError: A record is missing or damaged.
+        """
+        for input in self.job.inputs:
+            for shard in self._shards[input.rel]:
+                yield f"{input.file_id} {shard.index}", self._digest(self._records.path(input.file_id, shard.index))
+        for number, index, path in self._pass_rows.record_paths():
+            if number in passes:
+                yield f"pass {number} {index}", self._digest(path)
+
+    def _digest(self, path: Path) -> str:
+        try:
+            return row_record.read_header(self._fs, path).payload_sha256
+        except FileNotFoundError:
+            raise rows_not_kept(self.folder) from None
+        except StateFileDamagedError as damage:
+            raise _not_complete(self.folder, f"{path.name} is damaged: {damage}") from None
 
     def _rows_of(self, input: Input) -> _FileRows:
         return _FileRows(
@@ -230,41 +273,10 @@ def _read_job(fs: Fs, folder: Path, value: JsonDict) -> JobRecord:
 
 def _published_shards(fs: Fs, folder: Path, job: JobRecord, input: Input, *, check_output: bool) -> ShardTable:
     """Return the shards of a published file, which must be intact with `check_output`."""
-    record = file_record.read_record(fs, folder, input)
+    record = file_record.read_record(fs, folder, input, job.layout)
     if record is None or not file_record.is_current(record, job, input):
         raise _not_complete(folder, f"{input.rel} is not published")
     path = manifest.translated_path(folder, input.out_rel)
     if check_output and (damage := file_record.describe_damage(fs, path, record["output"])):
         raise _not_complete(folder, f"translated/{input.out_rel} {damage}")
     return file_record.shard_table_of(record)
-
-
-def _source_config(job: JobRecord) -> SourceConfig:
-    """Return how the inputs are read. A limit counts documents of all inputs; paths are not among the settings."""
-    recorded = job.identity.get("source")
-    values = {**(recorded if isinstance(recorded, dict) else {}), "path": "recorded"}
-    config: SourceConfig = _from_json(SourceConfig, values)
-    return config
-
-
-def _from_settings(config_class: type, stage: str, values: Mapping[str, Any]) -> Any:
-    """Return the settings of a stage from values by dotted key; the others have their defaults."""
-    nested: JsonDict = {}
-    for key, value in values.items():
-        first, *names = key.split(".")
-        if first == stage and names:
-            inner = nested
-            for name in names[:-1]:
-                inner = inner.setdefault(name, {})
-            inner[names[-1]] = value
-    return _from_json(config_class, nested)
-
-
-def _from_json(config_class: type, values: JsonDict) -> Any:
-    try:
-        return stored_settings.from_json(config_class, values)
-    except IdentityError as error:
-        raise error.replace(
-            what="the settings in .hymt/job.json cannot be read by this hymt-batch",
-            fix="Use the hymt-batch that ran the job.",
-        ) from None

@@ -54,7 +54,7 @@ class KeptModel:
                 return self._model
             log.info("the model's files changed: it is loaded again")
         self._drop()
-        self._model = prepare_of(job)
+        self._model = prepare_alone(job)
         self._settings = settings
         return self._model
 
@@ -105,7 +105,7 @@ class KeptModel:
                 torch.cuda.empty_cache()
 
 
-def prepare_of(job: TranslateJob) -> PreparedModel:
+def prepare_alone(job: TranslateJob) -> PreparedModel:
     """Prepare the model of a job; see `prepare.prepare_model`."""
     return prepare.prepare_model(job.model, job.device_map, job.launch.num_threads)
 

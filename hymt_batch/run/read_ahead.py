@@ -29,7 +29,7 @@ def read_ahead(
     stop: StopRequest,
     *,
     on_wait: Callable[[], None],
-    release: Callable[[], None],
+    before_exit: Callable[[], None],
 ) -> Generator[S, None, None]:
     """Yield prepared shards, `launch.prefetch_shards` ahead in a thread; end once a stop is requested.
 
@@ -42,11 +42,11 @@ def read_ahead(
         config: The settings launch.prefetch_shards and launch.hang_s.
         stop: Stop requests.
         on_wait: Called repeatedly while this thread waits for a shard.
-        release: Called before the process exits because a step hangs, to release the lease.
+        before_exit: Called before the process exits because a step hangs, to release the lease.
     """
 
     def on_hang(reason: str) -> None:
-        release()
+        before_exit()
         stop.exit_now(f"{reason}; run the same command again to continue, with a larger value if the storage is slow")
 
     def wait() -> None:

@@ -87,7 +87,9 @@ class WorkerPool:
         self._workers = dict(kept.take_workers(specs)) if kept else {}  # by index
         self._kept, self._all_specs = kept, specs
         self._decoding: dict[int, Piece] = {}  # worker index -> what it decodes
-        self._finished: deque[PartResult] = deque()  # not yielded yet
+        # not yielded yet, each with the index of its worker
+        self._finished: deque[tuple[int, PartResult]] = deque()
+        self._committing: set[int] = set()  # workers that get nothing else before all their results are yielded
         # worker index -> its deaths in a row while it had no unit; True if it was killed from outside
         self._deaths: defaultdict[int, list[bool]] = defaultdict(list)
         self._nothing_finished = True
@@ -128,8 +130,10 @@ class WorkerPool:
         """Send waiting pieces, start workers if needed, and handle messages and deaths; yields finished parts."""
         self._advance(timeout_s)
         while self._finished:
-            yield self._finished.popleft()
-            if self._finished:  # no worker waits until a unit of many files is committed
+            index, result = self._finished.popleft()
+            yield result  # who asks for the next one has committed it
+            self._committing.discard(index)
+            if self._finished:  # no worker waits for the results of another one, or of a unit of many files
                 self._advance(0.0)
 
     def _advance(self, timeout_s: float) -> None:
@@ -159,7 +163,7 @@ class WorkerPool:
         for worker in self._workers.values():
             if not self._queue or self._stop.requested:
                 return
-            if worker.ready and worker.index not in self._decoding:
+            if worker.ready and worker.index not in self._decoding and worker.index not in self._committing:
                 piece = self._queue.popleft()
                 if piece.is_whole_unit:
                     piece.of.tries = self._begin_attempt(piece.of.unit)
@@ -208,7 +212,10 @@ class WorkerPool:
         """Keep the results of a unit to be yielded, if this worker had its last piece."""
         if len(running.translations) == len(running.unit.prompts):
             translations = [running.translations[index] for index in range(len(running.unit.prompts))]
-            self._finished += running.unit.results(translations, worker.environment, running.degraded)
+            results = list(running.unit.results(translations, worker.environment, running.degraded))
+            self._finished += [(worker.index, result) for result in results]
+            if len(results) == 1:  # so that a kill costs at most one part per worker; committing many files takes long
+                self._committing.add(worker.index)
             self._nothing_finished = False
 
     def _handle_death(self, worker: WorkerProcess, reason: str) -> None:

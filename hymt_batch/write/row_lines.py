@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from hymt_batch.records import Measures, Row, Status
+from hymt_batch.records import Language, Measures, Row, Status
 
 _pack_row_key = struct.Struct(">QB").pack
 _STATUSES = {status.value: status for status in Status}
@@ -35,13 +35,14 @@ def _encode_row_fast(row: Row) -> str:
     tries = f',"tries":{_dump_pairs(row.tries)}' if row.tries else ""
     key = f',"key":"{row.key.hex()}"' if row.key else ""
     origin = f',"origin":{_encode_string(row.origin)}' if row.origin else ""
+    language = f',"language":[{_encode_string(row.language[0])},{row.language[1]!r}]' if row.language else ""
     measures = f',"measures":{_dump_pairs(row.measures)}' if row.measures else ""
     return (
         f'{{"row":{row.row_index},"digest":"{row.digest.hex()}","status":"{row.status}",'
         f'"flags":[{",".join(map(_encode_string, row.flags))}],"text":{_encode_string(row.text)},'
         f'"message":{_encode_string(row.message)},'
         f'"attempts":{row.attempts},"source_tokens":{row.num_source_tokens},"new_tokens":{row.num_new_tokens}'
-        f"{logprob}{tries}{key}{origin}{measures}}}\n"
+        f"{logprob}{tries}{key}{origin}{language}{measures}}}\n"
     )
 
 
@@ -69,6 +70,8 @@ def _encode_row(row: Row) -> bytes:
         value["key"] = row.key.hex()
     if row.origin:
         value["origin"] = row.origin
+    if row.language:
+        value["language"] = list(row.language)
     if row.measures:
         value["measures"] = dict(row.measures)
     try:
@@ -117,7 +120,13 @@ def _to_row(value: dict[str, Any]) -> Row:
         bytes.fromhex(value["key"]) if "key" in value else b"",
         str(value.get("origin", "")),
         decode_measures(value["measures"]) if "measures" in value else (),
+        _decode_language(value["language"]) if "language" in value else None,
     )
+
+
+def _decode_language(value: list[Any]) -> Language:
+    label, margin = value
+    return str(label), float(margin)
 
 
 def decode_measures(value: dict[str, Any]) -> Measures:

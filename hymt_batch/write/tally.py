@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hymt_batch import manifest
+from hymt_batch.formats.row_values import BLANK_FLAG
 from hymt_batch.manifest import JsonDict
-from hymt_batch.records import Row, Status
+from hymt_batch.records import Document, Row, Status
 from hymt_batch.write.row_record import ShardRows
 
 
@@ -19,6 +20,8 @@ class Tally:
         self.counts: dict[str, int] = {}  # by status
         self.flags: dict[str, int] = {}
         self.tokens = {"source": 0, "new": 0}
+        self.rows_by_language: dict[str, int] = {}  # of rows that name their target language
+        self.flagged_by_language: dict[str, int] = {}
         self.tries: dict[str, int] = {}
         self.origins: dict[str, int] = {}  # identity under which known rows were decoded; see records.Row
         self.degraded: dict[str, int] = {}
@@ -76,8 +79,12 @@ class Tally:
             "replaced": self._from_passes.get(number, 0),
         }
 
-    def add_row(self, row: Row) -> None:
+    def add_row(self, document: Document, row: Row) -> None:
         """Count a row as it is written."""
+        if document.tgt_lang is not None:
+            _count(self.rows_by_language, document.tgt_lang)
+            if any(flag != BLANK_FLAG for flag in row.flags):
+                _count(self.flagged_by_language, document.tgt_lang)
         self.num_rows += 1
         for flag in row.flags:
             _count(self.flags, flag)
@@ -88,6 +95,8 @@ class Tally:
             "counts": {status: count for status, count in self.counts.items() if count},
             "flags": self.flags,
             "tokens": self.tokens,
+            **({"rows_by_language": self.rows_by_language} if self.rows_by_language else {}),
+            **({"flagged_by_language": self.flagged_by_language} if self.flagged_by_language else {}),
             **({"tries": tries} if (tries := {step: count for step, count in self.tries.items() if count}) else {}),
             **({"origins": self.origins} if self.origins else {}),
             "degraded": self.degraded,

@@ -10,6 +10,11 @@ from typing import Self
 from hymt_batch import manifest
 from hymt_batch.manifest import JsonDict
 
+SUMS = ("counts", "flags", "tokens", "rows_by_language", "flagged_by_language", "tries", "degraded")
+"""Counts by name in the record of a file, in the order in which the manifest has their sums."""
+
+OPTIONAL_SUMS = ("rows_by_language", "flagged_by_language", "tries")  # not in the manifest if they are empty
+
 
 @dataclass(slots=True)
 class Totals:
@@ -19,11 +24,7 @@ class Totals:
     texts: int = 0  # as many as rows, unless rows have several text fields
     has_texts: bool = False  # a file has rows with several text fields
     formats: Counter[str] = field(default_factory=Counter)  # files by format
-    counts: Counter[str] = field(default_factory=Counter)  # texts by status
-    flags: Counter[str] = field(default_factory=Counter)
-    tokens: Counter[str] = field(default_factory=Counter)
-    tries: Counter[str] = field(default_factory=Counter)  # by step of the code ladder
-    degraded: Counter[str] = field(default_factory=Counter)
+    sums: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in SUMS})
     environments: dict[bytes, JsonDict] = field(default_factory=dict)  # the distinct ones, by their JSON
 
     @classmethod
@@ -35,10 +36,9 @@ class Totals:
             totals.texts += record["texts"] if "texts" in record else record["rows"]
             totals.has_texts = totals.has_texts or "texts" in record
             totals.formats[record["format"]] += 1
-            for name, sums in (("counts", totals.counts), ("flags", totals.flags), ("tokens", totals.tokens)):
-                _add(sums, record[name])
-            _add(totals.tries, record.get("tries", {}))
-            _add(totals.degraded, record["degraded"])
+            for name in SUMS:
+                if name in record:
+                    _add(totals.sums[name], record[name])
             for environment in record["environments"]:
                 if id(environment) not in seen:  # records share what is equal
                     seen[id(environment)] = environment
@@ -51,11 +51,7 @@ class Totals:
             "environments": [self.environments[key] for key in sorted(self.environments)],
             "rows": self.rows,
             **({"texts": self.texts} if self.has_texts else {}),
-            "counts": self.counts,
-            "flags": self.flags,
-            "tokens": self.tokens,
-            **({"tries": self.tries} if self.tries else {}),
-            "degraded": self.degraded,
+            **{name: sums for name, sums in self.sums.items() if sums or name not in OPTIONAL_SUMS},
         }
 
 

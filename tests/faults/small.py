@@ -27,14 +27,16 @@ from typing import Any
 
 import hymt_batch.fs as files
 from hymt_batch import file_units, manifest
+from hymt_batch.check.settings import CheckConfig
 from hymt_batch.errors import HymtError, IdentityError, MissingError
 from hymt_batch.manifest import JobRecord
 from hymt_batch.records import Document, Input, Part, Row, Shard, ShardRecord, Status
-from hymt_batch.run import retry_pass
+from hymt_batch.run import pass_shards
 from hymt_batch.run.commit_result import commit_result
 from hymt_batch.run.unit import Unit
 from hymt_batch.run.unit_reader import GetRecord, read_units
 from hymt_batch.source.shards import SkippedShard
+from hymt_batch.state_layout import FLAT, StateLayout
 from hymt_batch.write import claim, identity_versions, lease, lease_holder, retired, shard_plan
 from hymt_batch.write.claim import TaskRule
 from hymt_batch.write.job_output import JobOutput
@@ -43,7 +45,7 @@ from hymt_batch.write.lease_holder import LeaseHolder
 from hymt_batch.write.output import Output
 from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.part import make_shard_record
-from hymt_batch.write.passes import FILE_ID, PassFile, PassRecord
+from hymt_batch.write.passes import FILE_ID, PassFile, PassRecord, pass_folder
 from hymt_batch.write.published_file import InputAccess
 from hymt_batch.write.row_selection import Criteria
 from hymt_batch.write.settings import WriteConfig
@@ -79,10 +81,11 @@ class _Known(type(Path())):  # type: ignore[misc]
 
 HOME: Path = _Known("/job")
 STATE = r"/job/(?:\.hymt/passes/p\d{4}/)?\.hymt"
-PART = re.compile(STATE + r"/f(\w+)/s(\d{7})/p(\d{5})")
-RUN = re.compile(STATE + r"/f(\w+)/s(\d{7})/p(\d{5})-r(\d{5})")
-RECORD = re.compile(STATE + r"/f(\w+)/s(\d{7})\.rows")
-TAKEN = re.compile(r"(/job/\.hymt/(?:passes/)?[fcp]\w+)-\w{32}(?=/|$)")
+SHARD = STATE + r"(?:/g\w)?/f(\w+)(?:/s\d{7}-\d{7})?/s(\d{7})"
+PART = re.compile(SHARD + r"/p(\d{5})")
+RUN = re.compile(SHARD + r"/p(\d{5})-r(\d{5})")
+RECORD = re.compile(SHARD + r"\.rows")
+TAKEN = re.compile(r"(/job/\.hymt/(?:passes/|g\w/)?[fcp]\w+)-\w{32}(?=/|$)")
 TEMPORARY = re.compile(rf"/(\.tmp-|probe-|stale-|s\d{{7}}$|u\d{{7}}$)|{TAKEN.pattern}")
 NO_SUCH_PID = 1 << 22  # above the largest process id of Linux
 _ids = itertools.count(1)
@@ -164,10 +167,28 @@ def simulated() -> Iterator[None]:
         logging.disable(level)
 
 
+_layout = FLAT
+
+
+@contextlib.contextmanager
+def in_groups() -> Iterator[None]:
+    """Make worlds whose state lies in groups, of one shard each, as that of large jobs does."""
+    global _layout
+    _layout, before = StateLayout(file_digits=1, group_size=1), _layout
+    try:
+        yield
+    finally:
+        _layout = before
+
+
 def ids_from(number: int) -> None:
     """Restart the counter of ids at `number`, so that equal runs give equal bytes."""
     global _ids
     _ids = itertools.count(number)
+
+
+_JOB: Any = SimpleNamespace(decode=None, check=CheckConfig(), tgt_lang="fr")
+"""What planning and committing need of a job's settings."""
 
 
 @dataclass
@@ -211,6 +232,7 @@ class World:
     retries: bool = False  # the job is finished at the start, and its rows are decoded again in a pass
     translates_first: bool = False  # before a pass begins or goes on, the job itself runs again
     before_pass: World | None = None  # with `retries`: the job without the pass
+    layout: StateLayout = FLAT  # of its state
 
     def __post_init__(self) -> None:
         self.plans = {
@@ -226,7 +248,7 @@ class World:
             for index, input in enumerate(self.inputs)
         }
         self.places = {
-            f"{rel}/{shard.index}/{part.index}": f"/job/.hymt/f{shard.input.file_id}/s{shard.index:07}/p{part.index:05}"
+            f"{rel}/{shard.index}/{part.index}": self._place(HOME, shard.input.file_id, part)
             for rel, plan in self.plans.items()
             for shard, parts in plan
             for part in parts
@@ -239,6 +261,16 @@ class World:
                         self.places[f"{name}/{index}"] = f"{self.places[name]}-r{index:05}"
         if self.retries:
             self._plan_pass()
+
+    def _place(self, folder: Path, file_id: str, part: Part) -> str:
+        """Return the path of a part in the folder of the job or of its pass."""
+        layout = self.layout if folder == HOME else self.layout.of_pass
+        parent = layout.shard_parent(layout.file_state(folder, file_id), part.shard.index)
+        return f"{parent}/s{part.shard.index:07}/p{part.index:05}"
+
+    def state_of(self, input: Input) -> str:
+        """Return the path of the state folder of a file."""
+        return str(self.layout.file_state(HOME, input.file_id))
 
     def _plan_pass(self) -> None:
         """Plan the parts of the pass, which has all rows of the job, in the place of its own parts."""
@@ -257,8 +289,7 @@ class World:
         shards = [shard for (shard,) in self.cut_pass(lambda index: None)]
         self.plans = {"pass 1": [(shard, upper.plan(shard, self.part_rows)) for shard in shards]}
         self.places = {
-            f"pass 1/{shard.index}/{part.index}": f"/job/.hymt/passes/p0001/.hymt/f{FILE_ID}/s{shard.index:07}"
-            f"/p{part.index:05}"
+            f"pass 1/{shard.index}/{part.index}": self._place(pass_folder(HOME, 1), FILE_ID, part)
             for shard, parts in self.plans["pass 1"]
             for part in parts
         }
@@ -267,7 +298,7 @@ class World:
         """Cut the rows of the pass into shards."""
         limits: Any = SimpleNamespace(shard_rows=self.shard_rows, shard_bytes=1 << 30)
         inputs = {input.file_id: input for input in self.inputs}
-        return retry_pass.cut_shards(self.pass_record, inputs, self.read, limits, get_record)
+        return pass_shards.cut_shards(self.pass_record, inputs, self.read, limits, get_record)
 
     @property
     def features(self) -> list[str]:
@@ -327,6 +358,7 @@ def run_job(fs: SimFS, world: World, seen: Seen, **options: Any) -> None:
         "settings": world.settings,
         "read": world.read,
         "lease_ttl_s": world.ttl_s,
+        "layout": world.layout,
         "fs": fs,
     }
     with upper.open_output(HOME, world.inputs, **{**opening, **world.options, **options}) as output:
@@ -369,7 +401,7 @@ def run_pass(fs: SimFS, world: World, seen: Seen) -> None:
             output.create_pass(record)
         of_pass = output.open_pass(record)
         recorder: Any = Recorder(world, seen)
-        job_settings: Any = SimpleNamespace(decode=None)
+        job_settings = _JOB
         plan: Any = SimpleNamespace(max_context=0, part_limits=lambda shard: world.plans["pass 1"][shard.index][1])
         prepared: Any = (
             [
@@ -417,6 +449,7 @@ def run_prepared(fs: SimFS, world: World, seen: Seen, tasks_to_run: int | None =
         upper.ENVIRONMENT,
         world.settings,
         units=file_units.plan(world.inputs, world.identity),
+        layout=world.layout,
     )
     access = InputAccess(world.read, upper.read_preamble, upper.shape_row)
     times = LeaseTimes(world.ttl_s, 20.0)
@@ -457,12 +490,12 @@ def planned(world: World, job: JobRecord) -> ShardPlan:
         )
         for input in world.inputs
     ]
-    return ShardPlan(job.identity_sha256, files, job.units, {}, {})
+    return ShardPlan(job.identity_sha256, files, job.units, {}, {}, layout=job.layout)
 
 
 def task_units(world: World, seen: Seen, output: TaskOutput) -> Iterator[Unit]:
     """Yield what a task would decode, planned by the world."""
-    job: Any = SimpleNamespace(decode=None)
+    job = _JOB
     plan: Any = SimpleNamespace(max_context=0, part_limits=lambda shard: world.plans[shard.input.rel][shard.index][1])
     prepared: Any = (
         [
@@ -498,7 +531,7 @@ class Recorder:
 
 def missing_units(world: World, seen: Seen, output: Output) -> Iterator[Unit]:
     """Yield what the job itself would decode, planned by the world."""
-    job: Any = SimpleNamespace(decode=None)
+    job = _JOB
     plan: Any = SimpleNamespace(max_context=0, part_limits=lambda shard: world.parts(shard.input.rel, shard, output))
     recorder: Any = Recorder(world, seen)
     prepared: Any = (
@@ -642,7 +675,7 @@ def make(
         "decode": {"method": "upper"},
         "batch": {"shard_rows": shard_rows, "part_rows": part_rows},
     }
-    return World(name, inputs, documents, shard_rows, part_rows, identity, **options)
+    return World(name, inputs, documents, shard_rows, part_rows, identity, layout=_layout, **options)
 
 
 def solve(world: World) -> None:

@@ -7,72 +7,40 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hymt_batch import prompt, segment
-from hymt_batch.decode.engine import EngineContext, open_engine
 from hymt_batch.decode.request import Completion, Request
-from hymt_batch.decode.sampling import GREEDY, SamplingParams, row_seed
-from hymt_batch.decode.settings import DecodeConfig
+from hymt_batch.decode.sampling import GREEDY, SamplingParams
 from hymt_batch.decode.vllm import engine as vllm_engine
 from hymt_batch.decode.vllm.engine import VllmEngine
 from hymt_batch.decode.vllm.process import VllmProcess
 from hymt_batch.demo import grammar
-from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
 from hymt_batch.errors import ExitCode, PreflightError, StoppedError
-from hymt_batch.model import prepare
 from hymt_batch.model.load import PreparedModel
-from hymt_batch.model.settings import Dtype, ModelConfig
+from hymt_batch.model.settings import Dtype
 from hymt_batch.model.tokenizer import Tokenizer
-from hymt_batch.records import Document
 from hymt_batch.write import part
+from tests.vllm.real_vllm import (
+    PATIENCE_S,
+    PROGRAM,
+    PYTHON,
+    needs_vllm,
+    opened,
+    prepared,
+    requests_of,
+    run,
+    vllm_processes,
+    wait_for,
+)
 
-PYTHON = os.environ.get("VLLM_PYTHON", "")
-pytestmark = pytest.mark.skipif(not PYTHON, reason="VLLM_PYTHON names no interpreter with vLLM (make test-vllm)")
-
+pytestmark = needs_vllm
 NUM = 200
-PATIENCE_S = 300.0  # a busy machine
-PROGRAM = [str(Path(sys.executable).with_name("hymt-batch"))]
 SAMPLING = SamplingParams(True, 2.0, 1.0, 0, 1.05)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Keep the answers of the reference in a folder of the tests."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HYMT_BATCH_CACHE", str(folder))
-        yield folder
-
-
-def prepared(dtype: Dtype = Dtype.float32) -> PreparedModel:
-    return prepare.prepare_model(ModelConfig(path="demo:model", dtype=dtype), DeviceMapConfig(strategy=Strategy.cpu))
-
-
-def context_of(model: PreparedModel, name: str, **fields: Any) -> EngineContext:
-    tokenizer = model.load_tokenizer(add_generation_prompt=True)
-    settings = DecodeConfig(engine=name)
-    context = EngineContext(
-        load=lambda: model.load(tokenizer),
-        model=model,
-        tokenizer=tokenizer,
-        settings=settings,
-        sampling_params=GREEDY,
-        python=PYTHON,
-        logprobs=True,
-    )
-    return replace(context, **fields)
-
-
-def opened(model: PreparedModel, name: str) -> Any:
-    return open_engine(context_of(model, name), lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -95,21 +63,6 @@ def vllm(model: PreparedModel) -> Iterator[VllmEngine]:
 @pytest.fixture(scope="module")
 def slots(model: PreparedModel) -> Any:
     return opened(model, "slots")
-
-
-def requests_of(
-    tokenizer: Tokenizer, tgt_lang: str, num: int, params: SamplingParams, limit: int = 200
-) -> list[Request]:
-    rows = [Document(f"in.txt#{n + 1}", n, bulletin.en, b"") for n, bulletin in enumerate(grammar.sample(7, num))]
-    segments, _ = segment.split(rows, tokenizer.count, segment.SegmentConfig())
-    template = prompt.resolve_template(prompt.PromptConfig(), "hy_mt1_5", "en", tgt_lang)
-    prompts, _ = prompt.render(segments, rows, tokenizer, template, 8192)
-    return [Request(one.ids, limit, row_seed(0, one.row_id, 0, 0), params) for one in prompts]
-
-
-def run(engine: Any, requests: Sequence[Request]) -> list[Completion]:
-    completions: list[Completion] = engine.generate(requests, lambda: None)
-    return completions
 
 
 @pytest.mark.parametrize("tgt_lang", grammar.TARGETS)
@@ -229,27 +182,6 @@ def test_a_row_whose_logits_are_not_finite_is_named_and_no_other_is_lost(
             assert [reason for _, reason, _, _ in answers] == ["length", "non_finite", "length"]
     finally:
         process.close()
-
-
-def vllm_processes() -> list[int]:
-    """Return the processes of vLLM's server on this machine that jobs of these tests started."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (folder / "cmdline").read_bytes()
-            variables = (folder / "environ").read_bytes()
-        except OSError:
-            continue
-        if b"hymt_batch.decode.vllm.server" in command and f"VLLM_TEST={os.getpid()}".encode() in variables:
-            found.append(int(folder.name))
-    return found
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_a_job_survives_the_death_of_vllm_a_drain_and_a_kill(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ Not run on a GPU yet.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from hymt_batch.decode import self_check
@@ -19,14 +20,17 @@ from hymt_batch.decode.batches import resolve_batch_budget
 from hymt_batch.decode.engine import Engine, EngineContext, UnsupportedError
 from hymt_batch.decode.request import Completion, Request, shared_sampling_params
 from hymt_batch.decode.sampling import GREEDY, SamplingParams
-from hymt_batch.decode.vllm import process, reference
+from hymt_batch.decode.vllm import options, parallel, process, reference
+from hymt_batch.decode.vllm.parallel import Parallelism
 from hymt_batch.decode.vllm.process import Installed, VllmProcess
-from hymt_batch.device_map.placement import Placement
+from hymt_batch.device_map.settings import DeviceInventory
 from hymt_batch.errors import PreflightError
-from hymt_batch.model import attention, padded_batch
+from hymt_batch.model import attention, nvidia, padded_batch
 from hymt_batch.model.detect_devices import torch_devices
 from hymt_batch.model.files import ModelFiles
 from hymt_batch.model.load import PreparedModel
+from hymt_batch.model.prepare import PlacementPlan
+from hymt_batch.model.settings import dtype_bytes
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +41,6 @@ MIN_RELEASE = (0, 32)
 
 ROPE_RELEASE = (0, 33)
 """The first version that reads the models' dynamic RoPE right when it compiles (vllm#57890)."""
-
-BLOCK_TOKENS = 128
-"""Tokens in a block of vLLM's cache on a CPU, at least as many as on a GPU."""
 
 SEED_MASK = (1 << 63) - 1
 
@@ -54,9 +55,11 @@ def open_engine(context: EngineContext) -> VllmEngine:
     if context.model is None:
         raise UnsupportedError("the weights have no files that vLLM could read")
     installed = process.probe(context.python)
-    if reason := unsupported_reason(context.model.files, context.model.placement, installed):
+    if reason := unsupported_version(installed) or unsupported_model(context.model.files):
         raise UnsupportedError(reason)
-    return VllmEngine(context, context.model, installed)
+    model = context.model
+    split = parallel.resolve(model.placement, model.network, model.files.config, model.dtype_bytes, torch_devices())
+    return VllmEngine(context, model, installed, split)
 
 
 def describe_draws(python: str | None) -> str:
@@ -68,20 +71,36 @@ def describe_draws(python: str | None) -> str:
     return f"{NAME} {process.probe(python).version}"
 
 
-def unsupported_reason(files: ModelFiles, placement: Placement, installed: Installed) -> str:
-    """Return why vLLM cannot run a model as it is placed; empty if it can."""
-    if installed.release < MIN_RELEASE:
-        oldest = ".".join(map(str, MIN_RELEASE))
-        return f"launch.vllm_python has vLLM {installed.version}, and {oldest} is the oldest that was tried"
+def place(plan: PlacementPlan, files: ModelFiles, inventory: DeviceInventory) -> tuple[PlacementPlan, Parallelism]:
+    """Return a plan whose first placement is as vLLM runs it, and how it does.
+
+    Raises:
+        PreflightError: vLLM cannot run the model, or not as it is placed.
+    """
+    try:
+        if reason := unsupported_model(files):
+            raise UnsupportedError(reason)
+        first, *others = plan.placements
+        split = parallel.resolve(first, plan.network, files.config, dtype_bytes(plan.dtype), inventory)
+    except UnsupportedError as error:
+        raise PreflightError(f"decode.engine=vllm: {error}", fix="Set decode.engine=auto.") from None
+    return replace(plan, placements=(split.placement, *others)), split
+
+
+def unsupported_version(installed: Installed, setting: str = process.SETTING) -> str:
+    """Return why the version of vLLM that a setting names is refused; empty if it is not."""
+    if installed.release >= MIN_RELEASE:
+        return ""
+    oldest = ".".join(map(str, MIN_RELEASE))
+    return f"{setting} has vLLM {installed.version}, and {oldest} is the oldest that was tried"
+
+
+def unsupported_model(files: ModelFiles) -> str:
+    """Return why vLLM cannot run a model, wherever it is placed; empty if it can."""
     if files.config["model_type"] != "hunyuan_v1_dense":
         return f"models of type {files.config['model_type']} were not tried with it"
     if files.quantisation:
         return f"weights in the format {files.quantisation} were not tried with it"
-    if placement.is_split or placement.strategy.value == "manual":
-        return (
-            f"device_map={placement.strategy.value} gives single layers to devices, which vLLM does not; it needs "
-            "device_map=replicate, single or cpu, and a device that holds the whole model"
-        )
     return ""
 
 
@@ -105,11 +124,16 @@ def folded_rope(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": "default", "rope_theta": theta * rope["alpha"] ** (size / (size - 2))}}
 
 
+def rope_overrides(config: Mapping[str, Any], installed: Installed) -> dict[str, Any]:
+    """Return the settings of RoPE that a version of vLLM must get instead of those of config.json; empty if none."""
+    return folded_rope(config) if installed.release < ROPE_RELEASE else {}
+
+
 class VllmEngine(Engine):
     """A process of vLLM, and what it is asked for; it starts when it is needed first."""
 
-    def __init__(self, context: EngineContext, model: PreparedModel, installed: Installed) -> None:
-        self.context, self._model, self._installed = context, model, installed
+    def __init__(self, context: EngineContext, model: PreparedModel, installed: Installed, split: Parallelism) -> None:
+        self.context, self._model, self._installed, self._split = context, model, installed, split
         self.device = model.placement.device.name
         self._cache_bytes_per_token = model.network.cache_bytes_per_token(model.dtype_bytes)
         self.budget = resolve_batch_budget(
@@ -117,7 +141,7 @@ class VllmEngine(Engine):
             context.max_tokens,
             self._cache_bytes_per_token,
             model.network.vocab_size,
-            model.placement.predicted_cache_bytes(torch_devices()),
+            split.placement.predicted_cache_bytes(torch_devices()),
             model.on_gpu,
         )
         self.max_length = min(model.max_context, self.budget.max_tokens)  # of a row
@@ -131,6 +155,7 @@ class VllmEngine(Engine):
             "capture": self.context.settings.capture,
             "max_rows": self.budget.max_rows,
             "max_tokens": self.budget.max_tokens,
+            **self._split.environment,
             **{
                 name if name == NAME else f"vllm_{name}": self._installed.versions[name]
                 for name in self._installed.names
@@ -140,23 +165,27 @@ class VllmEngine(Engine):
     @property
     def options(self) -> dict[str, Any]:
         """The fields of vLLM's EngineArgs."""
-        rope = folded_rope(self._model.files.config) if self._installed.release < ROPE_RELEASE else {}
-        return {
-            "model": str(self._model.files.folder),
-            "dtype": self._model.dtype,
-            "skip_tokenizer_init": True,
-            "enable_prefix_caching": False,  # it would change the shapes of prefills, and so the rounding
-            "async_scheduling": False,
-            "max_model_len": self.max_length,
-            "max_num_seqs": self.budget.max_rows,
-            # two blocks more: one may be half empty, and one is never used
-            "kv_cache_memory_bytes": (self.budget.max_tokens + 2 * BLOCK_TOKENS) * self._cache_bytes_per_token,
-            "gpu_memory_utilization": 0.5,  # of a GPU that must be free; how much is used is set above
-            "enforce_eager": not self.context.settings.capture,
-            "disable_log_stats": True,
-            "use_tqdm_on_load": False,
-            **({"hf_overrides": rope} if rope else {}),
-        }
+        args = options.engine_args(
+            str(self._model.files.folder),
+            self._model.dtype,
+            max_length=self.max_length,
+            max_rows=self.budget.max_rows,
+            cache_bytes=self._split.cache_bytes(
+                options.cache_tokens(self.budget.max_tokens), self._cache_bytes_per_token
+            ),
+            rope=rope_overrides(self._model.files.config, self._installed),
+            eager=not self.context.settings.capture,
+        )
+        return {**args, **self._split.options}
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment variables of its process: vLLM takes the first GPUs that it sees."""
+        if not self._model.on_gpu:
+            return self._split.variables
+        value = os.environ.get("CUDA_VISIBLE_DEVICES")
+        visible = nvidia.restrict_visible(self._model.placement.devices, value)
+        return {**self._split.variables, "CUDA_VISIBLE_DEVICES": visible}
 
     def generate(self, requests: Sequence[Request], check_stop: Callable[[], None]) -> list[Completion]:
         """See `Engine.generate`; the longest rows start first."""
@@ -196,7 +225,7 @@ class VllmEngine(Engine):
         return self._process.decode(call, check_stop, on_finished)
 
     def _start(self, check_stop: Callable[[], None]) -> VllmProcess:
-        started = VllmProcess(self._installed.path, self.options, self._model.num_threads)
+        started = VllmProcess(self._installed.path, self.options, self._model.num_threads, self.variables)
         try:
             started.wait_until_ready(check_stop)
         except BaseException:

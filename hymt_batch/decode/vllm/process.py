@@ -22,6 +22,9 @@ from typing import Any
 
 from hymt_batch import child_process
 from hymt_batch.errors import DeviceError, PreflightError
+from hymt_batch.model import cudnn
+
+SETTING = "launch.vllm_python"
 
 PACKAGE = Path(__file__).parent.parent.parent
 PROBE_TIMEOUT_S = 120.0
@@ -34,10 +37,13 @@ POLL_S = 0.5
 Answer = tuple[list[int], str, float | None, list[float]]
 """New tokens, finish reason, mean log-probability, and the log-probability of each token, of one row."""
 
+SET_BY_OPTIONS = ("VLLM_CPU_KVCACHE_SPACE", "VLLM_PP_LAYER_PARTITION")
+"""Variables of vLLM that are not passed on: memory and placement are ours."""
+
 EXIT_TIMEOUT_S = 5.0
 """Seconds that vLLM has to give up the rows of a call, or to exit, before it is killed."""
 
-INSTALL = "Install vLLM in an environment of its own, and set launch.vllm_python to its interpreter (docs/vllm.md)."
+INSTALL = "Install vLLM in an environment of its own, and set {} to its interpreter (docs/vllm.md)."
 
 _PROBE = """
 import importlib.metadata, json, sys
@@ -46,6 +52,8 @@ for distribution in importlib.metadata.distributions():
     name = distribution.metadata["Name"]
     if name in ("vllm", "vllm-cpu", "torch", "transformers"):
         found.setdefault("vllm" if name == "vllm-cpu" else name, distribution.version)
+    elif name and name.startswith("nvidia-cudnn-cu"):
+        found.setdefault("cudnn", distribution.version)
 print(json.dumps(found))
 """
 
@@ -68,7 +76,7 @@ class Installed:
     """What an interpreter has."""
 
     path: str  # of the interpreter
-    versions: Mapping[str, str]  # of python, vllm, torch and transformers
+    versions: Mapping[str, str]  # of python, vllm, torch and transformers, and of cudnn if torch is a build for CUDA
 
     @property
     def version(self) -> str:
@@ -86,14 +94,18 @@ class Installed:
 
 
 @cache
-def probe(python: str | None) -> Installed:
-    """Return what launch.vllm_python has; imports none of it, and asks it once in this process.
+def probe(python: str | None, setting: str = SETTING) -> Installed:
+    """Return what an interpreter has; imports none of it, and asks it once in this process.
+
+    Args:
+        python: Its path.
+        setting: The setting that names it.
 
     Raises:
         PreflightError: It is not set, cannot be started, or has no vLLM (A19).
     """
     if python is None:
-        raise PreflightError("decode.engine=vllm needs launch.vllm_python, which is not set", fix=INSTALL, id="A19")
+        raise PreflightError(f"vLLM needs {setting}, which is not set", fix=INSTALL.format(setting), id="A19")
     command = [os.path.expanduser(python), "-I", "-c", _PROBE]
     try:
         done = subprocess.run(
@@ -101,32 +113,34 @@ def probe(python: str | None) -> Installed:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=PROBE_TIMEOUT_S,
-            env=_variables(),
+            env=variables(),
             check=False,
         )
         found = json.loads(done.stdout)
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = error.strerror if isinstance(error, OSError) else f"it did not answer in {PROBE_TIMEOUT_S:g} s"
         raise PreflightError(
-            f"launch.vllm_python={python} cannot be started ({reason})", fix=INSTALL, id="A19"
+            f"{setting}={python} cannot be started ({reason})", fix=INSTALL.format(setting), id="A19"
         ) from None
     except ValueError:
-        raise PreflightError(f"launch.vllm_python={python} is not a Python", fix=INSTALL, id="A19") from None
+        raise PreflightError(f"{setting}={python} is not a Python", fix=INSTALL.format(setting), id="A19") from None
     if "vllm" not in found:
         raise PreflightError(
-            f"launch.vllm_python={python} (Python {found['python']}) has no vLLM", fix=INSTALL, id="A19"
+            f"{setting}={python} (Python {found['python']}) has no vLLM", fix=INSTALL.format(setting), id="A19"
         )
     return Installed(python, found)
 
 
-def _variables(**added: str) -> dict[str, str]:
+def variables(**added: str) -> dict[str, str]:
     """Return the environment of vLLM's interpreter.
 
-    It looks up nothing in the network and decodes in the process itself, which therefore ends with ours. The memory is
-    an option of the engine, and threads are not bound to cores, since several workers may share these.
+    It looks up nothing in the network. The memory is an option of the engine, and threads are not bound to cores, since
+    several workers may share these. vLLM has attention kernels of its own; if torch's are used anywhere, cuDNN's come
+    last, since they were reported to give wrong text (`model/cudnn.py`).
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    inherited.pop("VLLM_CPU_KVCACHE_SPACE", None)
+    for name in SET_BY_OPTIONS:
+        inherited.pop(name, None)
     return {
         "VLLM_LOGGING_LEVEL": "ERROR",
         "TRANSFORMERS_VERBOSITY": "error",
@@ -135,20 +149,31 @@ def _variables(**added: str) -> dict[str, str]:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
+        cudnn.ENV_VARIABLE: "1",
         **added,
     }
 
 
 class VllmProcess:
-    """A process with a loaded model; it ends with this one."""
+    """A process with a loaded model; it ends with this one, and so do the processes that vLLM starts for more GPUs.
 
-    def __init__(self, python: str, options: Mapping[str, Any], num_threads: int | None) -> None:
+    It leads a process group of its own, so that all of them can be killed.
+    """
+
+    def __init__(
+        self,
+        python: str,
+        options: Mapping[str, Any],
+        num_threads: int | None,
+        added: Mapping[str, str] | None = None,
+    ) -> None:
         """Start it; the model is loaded once `wait_until_ready` returns.
 
         Args:
             python: The interpreter.
             options: Of the engine; see `server.open_engine`.
             num_threads: CPU threads; None leaves the choice to torch.
+            added: Environment variables to add.
         """
         ours, theirs = socket.socketpair()
         command = [os.path.expanduser(python), "-I", "-W", "ignore", "-c", _PROGRAM, str(PACKAGE), str(theirs.fileno())]
@@ -157,7 +182,8 @@ class VllmProcess:
             self._process = subprocess.Popen(
                 child_process.die_with_parent_command(command, ignored_signals=child_process.IGNORED_SIGNALS),
                 pass_fds=[theirs.fileno()],
-                env=_variables(**threads),
+                process_group=0,
+                env=variables(**threads, **(added or {})),
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # standard output may be that of the translations
             )
@@ -247,16 +273,21 @@ class VllmProcess:
 
     def _end(self) -> str:
         """Return how the process ended, after it closed its end of the socket."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(EXIT_TIMEOUT_S)
+        deadline = time.monotonic() + EXIT_TIMEOUT_S
+        options = os.WEXITED | os.WNOWAIT | os.WNOHANG  # it stays a zombie, so its group keeps its number
+        with contextlib.suppress(ChildProcessError):  # it was waited for already
+            while time.monotonic() < deadline and os.waitid(os.P_PID, self._process.pid, options) is None:
+                time.sleep(0.02)
         self.close()
         code = self._process.returncode
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
     def close(self) -> None:
-        """End the process, and wait until it is gone."""
+        """End the process and those that it started, and wait until it is gone."""
         self._pipe.close()
-        self._process.kill()  # it holds nothing that must be written
+        if self._process.returncode is None:  # once it is waited for, the number of its group may be another's
+            child_process.kill_group(self._process.pid)  # they hold nothing that must be written
+            self._process.kill()  # without /proc, its guard kills the others
         self._process.wait()
 
 

@@ -11,6 +11,7 @@ Source: vLLM 0.32, vllm/v1/engine/llm_engine.py (add_request, step, abort_reques
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 import time
@@ -19,11 +20,13 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
-from hymt_batch.child_process import exit_with_parent
+from hymt_batch.child_process import exit_with_parent, start_group_guard
 from hymt_batch.decode.sequence import is_looping
 
 BATCH_EVERY_S = 0.2
 """Seconds between two "batch" messages, at least."""
+
+_CALLS = itertools.count()
 
 
 @dataclass(slots=True)
@@ -62,11 +65,13 @@ class _Row:
 def decode(engine: Any, pipe: Connection, call: Mapping[str, Any]) -> tuple[Any, ...]:
     """Decode the rows of a call.
 
+    The names of its requests are its own: a pipeline may still hold a step with requests of a call that was aborted.
+
     Args:
         engine: vLLM's LLMEngine, without unfinished requests; it has none at the end either.
         pipe: Gets "batch" messages; anything that arrives from it ends the call.
         call: rows, each (prompt ids, maximum number of new tokens, seed); sampling, the parameters of all rows;
-            stop_ids; stop_loops.
+            stop_ids; stop_loops; logprobs, False for a benchmark, where logits that are not finite are not found.
 
     Returns:
         The message to send: "done" with one completion per row, or "aborted".
@@ -74,17 +79,22 @@ def decode(engine: Any, pipe: Connection, call: Mapping[str, Any]) -> tuple[Any,
     from vllm.inputs.engine import tokens_input
 
     rows = [_Row(ids, limit) for ids, limit, _ in call["rows"]]
-    for index, (ids, limit, seed) in enumerate(call["rows"]):
-        engine.add_request(str(index), tokens_input(ids), _sampling_params(call, limit, seed))
+    number = next(_CALLS)
+    names = [f"{number}-{index}" for index in range(len(rows))]
+    indices = {name: index for index, name in enumerate(names)}
+    for name, (ids, limit, seed) in zip(names, call["rows"], strict=True):
+        engine.add_request(name, tokens_input(ids), _sampling_params(call, limit, seed))
     unfinished, num_rows, num_tokens, last_sent = set(range(len(rows))), 0, 0, time.monotonic()
     while unfinished:
         for output in engine.step():
-            index, (new,) = int(output.request_id), output.outputs
-            if index not in unfinished:
+            index = indices.get(output.request_id)
+            if index is None or index not in unfinished:
                 continue
+            (new,) = output.outputs
             row = rows[index]
-            for token, chosen in zip(new.token_ids, new.logprobs, strict=True):
-                row.add(token, chosen[token].logprob, call["stop_ids"], call["stop_loops"])
+            for token, chosen in zip(new.token_ids, new.logprobs or [{}] * len(new.token_ids), strict=True):
+                logprob = chosen[token].logprob if chosen else 0.0
+                row.add(token, logprob, call["stop_ids"], call["stop_loops"])
                 if row.finish_reason:
                     break
             if row.finish_reason:
@@ -95,7 +105,7 @@ def decode(engine: Any, pipe: Connection, call: Mapping[str, Any]) -> tuple[Any,
             elif output.finished:
                 raise RuntimeError(f"vLLM ended a row ({new.finish_reason}) that has {len(row.new_ids)} new tokens")
         if pipe.poll():
-            engine.abort_request([str(index) for index in unfinished])
+            engine.abort_request([names[index] for index in unfinished])
             _drain(engine)
             return ("aborted",)
         if num_rows or time.monotonic() - last_sent >= BATCH_EVERY_S:
@@ -125,7 +135,7 @@ def _sampling_params(call: Mapping[str, Any], limit: int, seed: int) -> Any:
         max_tokens=limit,
         stop_token_ids=list(call["stop_ids"]),
         ignore_eos=True,  # the end tokens are those of the call alone
-        logprobs=0,  # of the chosen token; not finite if a logit is not
+        logprobs=0 if call.get("logprobs", True) else None,  # of the chosen token; not finite if a logit is not
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
     )
@@ -157,6 +167,7 @@ def serve(pipe: Connection) -> None:
 
 def main() -> int:
     """Serve on the socket whose descriptor is the last argument."""
+    start_group_guard()  # vLLM has a process for each GPU where it splits a model
     try:
         with Connection(int(sys.argv[-1])) as pipe:
             exit_with_parent(pipe)
