@@ -51,11 +51,11 @@ STAGES = (
         max_unused_terms=3,
     ),
     Stage(
-        3_500,
+        3_000,
         512,
-        {"plain": 0.13, "codes": 0.32, "format": 0.12, "terms": 0.33, "context": 0.1},
-        bare_term_share=0.1,
-        two_terms_share=0.5,
+        {"plain": 0.1, "codes": 0.32, "format": 0.1, "terms": 0.4, "context": 0.08},
+        bare_term_share=0.15,
+        two_terms_share=0.8,
         max_unused_terms=2,
     ),
 )

@@ -37,7 +37,8 @@ def alignments(pairs: Sequence[Pair], num_words: int) -> "numpy.ndarray[Any, Any
             share = likely[cells]
             np.add.at(counts, cells, share / share.sum(1, keepdims=True))
         likely = counts / np.maximum(counts.sum(0, keepdims=True), 1e-9)
-    return counts / np.maximum(counts.sum(1, keepdims=True), 1e-9)
+    shares: numpy.ndarray[Any, Any] = counts / np.maximum(counts.sum(1, keepdims=True), 1e-9)
+    return shares
 
 
 def embedding(tokenizer: Any, texts: Sequence[tuple[str, str]], num_dimensions: int) -> "Tensor":
@@ -71,4 +72,5 @@ def embedding(tokenizer: Any, texts: Sequence[tuple[str, str]], num_dimensions: 
     known = ~is_source & (share.sum(1) > 0)
     of_words[known] = meant[known] / meant[known].std(1, keepdim=True)
     own = torch.randn(len(forms), num_dimensions)
-    return num_dimensions**-0.5 * ((1 - OWN_SHARE**2) ** 0.5 * of_words[words] + OWN_SHARE * own)
+    vectors: Tensor = num_dimensions**-0.5 * ((1 - OWN_SHARE**2) ** 0.5 * of_words[words] + OWN_SHARE * own)
+    return vectors
