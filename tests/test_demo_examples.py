@@ -230,11 +230,14 @@ def test_the_training_computes_the_gradient_of_the_whole_network() -> None:
     labels[:, :5] = labels[:, -1] = train.IGNORE_INDEX
     labels[1, 5:8] = train.IGNORE_INDEX
     logits = model(input_ids=input_ids, use_cache=False).logits
-    whole = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    weights = 1 + torch.rand(labels.shape)
+    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+    sum_of_weights = float(weights[labels != train.IGNORE_INDEX].sum())
+    whole = (losses * weights.flatten()).sum() / sum_of_weights
     expected = torch.autograd.grad(whole, training.parameters)
     network.fuse_norms(model)
     network.answer_only(model)
-    loss, gradients = training._gradients(input_ids, labels, int((labels != train.IGNORE_INDEX).sum()))
+    loss, gradients = training._gradients((input_ids, labels, weights), sum_of_weights)
     assert loss == pytest.approx(whole.item(), abs=1e-5)
     assert all(torch.allclose(*pair, atol=1e-6) for pair in zip(gradients, expected, strict=True))
 
@@ -295,3 +298,50 @@ def test_a_glossary_has_terms_that_its_text_does_not_have() -> None:
     assert {len(terms_of_row) for terms_of_row in unused} >= {0, 1, 2, 3}
     assert all(len(row.terms) - len(of_row) in (1, 2) for row, of_row in zip(rows, unused, strict=True))
     assert any(row.text in row.terms for row in rows)  # the term alone
+
+
+def test_a_text_comes_again_with_translations_exchanged() -> None:
+    stage = dataclasses.replace(curriculum.STAGES[-1], kind_share={"terms": 1.0}, exchange_share=1.0)
+    rows = [row for row, _, _ in itertools.islice(curriculum.rows(3, stage), 400)]
+    pairs = [
+        (row, again)
+        for row, again in itertools.pairwise(rows)
+        if [term.en for term in row.terms] == [term.en for term in again.terms] and row.terms != again.terms
+    ]
+    assert len(pairs) > 100
+    for row, again in pairs:
+        assert again.text.en == row.text.en
+        for lang in grammar.TARGETS:
+            translations = [term.in_language(lang) for term in row.terms]
+            exchanged = [term.in_language(lang) for term in again.terms]
+            assert exchanged == [*translations[1:], translations[0]]
+            expected = row.text.in_language(lang)
+            for index, name in enumerate(translations):
+                expected = expected.replace(name, f"[{index}]")
+            for index, name in enumerate(exchanged):
+                expected = expected.replace(f"[{index}]", name)
+            assert again.text.in_language(lang) == expected
+
+
+def test_a_text_of_several_terms_has_a_city_among_them() -> None:
+    stage = dataclasses.replace(
+        curriculum.STAGES[0], kind_share={"terms": 1.0}, bare_term_share=1.0, max_bare_terms=3, max_unused_terms=3
+    )
+    rows = [row for row, _, _ in itertools.islice(curriculum.rows(3, stage), 200)]
+    cities = {city.en: city for city in grammar.CITIES}
+    nums = set()
+    for row in rows:
+        terms_of_row = {term.en: term for term in row.terms}
+        names = row.text.en.split(", ")
+        places = [terms_of_row.get(name) or cities[name] for name in names]
+        nums.add((len(names), sum(name not in terms_of_row for name in names)))
+        assert row.text.de == ", ".join(place.de for place in places)
+        assert row.text.zh == "、".join(place.zh for place in places)
+    assert nums == {(1, 0), (2, 0), (3, 0), (2, 1), (3, 1), (4, 1)}
+
+
+def test_the_loss_of_a_name_weighs_more() -> None:
+    offsets = [(0, 2), (2, 5), (5, 7), (7, 11), (11, 16), (16, 17), (0, 0)]
+    weights = train._weights("In Nabu ist Köln.", ["Köln", "Nabu"], offsets, 3.0)
+    assert weights == [1.0, 3.0, 3.0, 1.0, 3.0, 1.0, 1.0]
+    assert train._weights("In Nabu ist Köln.", [], offsets, 3.0) == [1.0] * 7

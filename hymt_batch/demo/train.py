@@ -13,6 +13,7 @@ import itertools
 import logging
 import math
 import os
+import re
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Row = tuple[list[int], list[int], list[float]]  # tokens of the prompt, of the answer, and their weights
+Batch = tuple["Tensor", "Tensor", "Tensor"]
+
 NUMBERS = [str(number) for number in (*range(10, 100), *range(100, 135, 5), *range(150, 950, 50))]
 PROMPT_PIECES = (
     "，",
@@ -61,7 +65,7 @@ OTHER_PIECES = [
 NUM_THREADS = 2  # each computes the gradient of its own batch: they meet once a step
 POOL_ROWS = 512  # rows that are sorted by length, so that batches need little padding
 WARMUP_STEPS = 60
-DECAY_SHARE = 0.65  # of the steps, at the end
+DECAY_SHARE = 0.82  # of the steps, at the end
 MUON_LR = 0.02  # matrices of the layers
 ADAMW_LR = 3e-3  # embedding and norms
 MIN_LR_FACTOR = 0.005  # last learning rate as a share of the highest
@@ -226,12 +230,12 @@ class Training:
                     self.save(path)
                     saved_at = time.monotonic()
 
-    def _train_step(self, batches: "Sequence[tuple[Tensor, Tensor]]", threads: ThreadPoolExecutor) -> float:
+    def _train_step(self, batches: "Sequence[Batch]", threads: ThreadPoolExecutor) -> float:
         """Take a step with the gradients of a batch for each thread, and return its loss."""
         import torch
 
-        num_labels = sum(int((labels != IGNORE_INDEX).sum()) for _, labels in batches)
-        results = list(threads.map(lambda batch: self._gradients(batch[0], batch[1], num_labels), batches))
+        sum_of_weights = sum(float(weights.sum()) for _, _, weights in batches)
+        results = list(threads.map(lambda batch: self._gradients(batch, sum_of_weights), batches))
         for parameter, *gradients in zip(self.parameters, *(result[1] for result in results), strict=True):
             parameter.grad = sum(gradients[1:], gradients[0])
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
@@ -241,14 +245,16 @@ class Training:
         list(threads.map(lambda pair: pair[0].step(), self.optimizers))
         return sum(result[0] for result in results)
 
-    def _gradients(self, input_ids: "Tensor", labels: "Tensor", num_labels: int) -> "tuple[float, Sequence[Tensor]]":
+    def _gradients(self, batch: "Batch", sum_of_weights: float) -> "tuple[float, Sequence[Tensor]]":
         import torch
         from torch.nn import functional
 
+        input_ids, labels, weights = batch
         in_answer = labels != IGNORE_INDEX
         hidden = self.model.model(input_ids=input_ids, use_cache=False, in_answer=in_answer).last_hidden_state
         logits = self.model.lm_head(hidden)
-        loss = functional.cross_entropy(logits, labels[in_answer], reduction="sum") / num_labels
+        losses = functional.cross_entropy(logits, labels[in_answer], reduction="none")
+        loss = (losses * weights[in_answer]).sum() / sum_of_weights
         return loss.item(), torch.autograd.grad(loss, self.parameters)
 
     def _lr_factor(self) -> float:
@@ -257,12 +263,12 @@ class Training:
         fall = (self.num_steps - self.step) / max(1.0, DECAY_SHARE * self.num_steps)
         return max(MIN_LR_FACTOR, min(1.0, rise, fall))
 
-    def _batches(self, pool: int, step: int) -> "list[tuple[Tensor, Tensor]]":
+    def _batches(self, pool: int, step: int) -> "list[Batch]":
         """Return the batches of a pool of rows, short texts first in the first steps.
 
         Returns:
             input_ids [B, T] int64, padded on the right, and labels [B, T] int64: the next token if it belongs to the
-            answer, else IGNORE_INDEX; in random order.
+            answer, else IGNORE_INDEX, and weights [B, T] float32 of the loss; in random order.
         """
         stage = curriculum.stage_of(step)
         max_chars: float = math.inf
@@ -270,16 +276,25 @@ class Training:
             max_chars = MIN_CHARS + (MAX_CHARS - MIN_CHARS) * step / CURRICULUM_STEPS
         prompts: list[str] = []
         answers: list[str] = []
+        names: list[list[str]] = []  # the translations of each row's terms, and of places that could be ones
         for row, tgt_lang, in_chinese in curriculum.rows(SEED + 100 * (pool + 1), stage):
             if len(row.text.en) <= max_chars:
                 prompts.append(row.prompt(tgt_lang, in_chinese=in_chinese).join(self.turn))
                 answers.append(row.answer(tgt_lang) + checkpoint.EOS)
+                names.append([str(getattr(name, tgt_lang)) for name in (*row.terms, *grammar.CITIES) if row.terms])
             if len(prompts) == POOL_ROWS:
                 break
         prompt_ids = self.tokenizer(prompts, add_special_tokens=False)["input_ids"]
-        answer_ids = self.tokenizer(answers, add_special_tokens=False)["input_ids"]
-        rows = sorted(zip(prompt_ids, answer_ids, strict=True), key=lambda row: len(row[0]) + len(row[1]))
-        batches: list[list[tuple[list[int], list[int]]]] = [[]]
+        encoded = self.tokenizer(answers, add_special_tokens=False, return_offsets_mapping=True)
+        answer_weights = [
+            _weights(answer, places, offsets, stage.name_weight)
+            for answer, places, offsets in zip(answers, names, encoded["offset_mapping"], strict=True)
+        ]
+        rows = sorted(
+            zip(prompt_ids, encoded["input_ids"], answer_weights, strict=True),
+            key=lambda row: len(row[0]) + len(row[1]),
+        )
+        batches: list[list[Row]] = [[]]
         for ids in rows:
             if batches[-1] and (len(batches[-1]) + 1) * (len(ids[0]) + len(ids[1])) > stage.max_batch_tokens:
                 batches.append([])
@@ -287,14 +302,24 @@ class Training:
         rng = Random(SEED + pool)
         return [self._tensors(batches.pop(int(rng.random() * len(batches)))) for _ in range(len(batches))]
 
-    def _tensors(self, rows: "list[tuple[list[int], list[int]]]") -> "tuple[Tensor, Tensor]":
+    def _tensors(self, rows: "list[Row]") -> "Batch":
         import torch
 
-        width = max(len(head) + len(tail) for head, tail in rows)
+        width = max(len(head) + len(tail) for head, tail, _ in rows)
         input_ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
         labels = torch.full((len(rows), width), IGNORE_INDEX)
-        for index, (head, tail) in enumerate(rows):
+        weights = torch.zeros(len(rows), width)
+        for index, (head, tail, tail_weights) in enumerate(rows):
             end = len(head) + len(tail)
             input_ids[index, :end] = torch.tensor(head + tail)
             labels[index, len(head) - 1 : end - 1] = torch.tensor(tail)
-        return input_ids, labels
+            weights[index, len(head) - 1 : end - 1] = torch.tensor(tail_weights)
+        return input_ids, labels, weights
+
+
+def _weights(answer: str, names: Sequence[str], offsets: Sequence[tuple[int, int]], name_weight: float) -> list[float]:
+    """Return the weight of the loss of each token of an answer: that of a name is `name_weight`."""
+    spans = [found.span() for found in re.finditer("|".join(map(re.escape, names)), answer) if names]
+    return [
+        name_weight if any(start < last and end > first for first, last in spans) else 1.0 for start, end in offsets
+    ]
