@@ -23,10 +23,14 @@ from hymt_batch import pretty_json
 from hymt_batch.fs import create, stat_or_none, write_atomic
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Input, SkippedFile
+from hymt_batch.state_layout import FLAT, MAX_FILE_DIGITS, StateLayout
 
 VERSION = 1  # version of the files in .hymt and of manifest.json; newer files are rejected
 PROTOCOL = "parts-1"
-PROTOCOL_WITH_PASSES = "parts-1+passes"  # of job.json: an older version would lose the rows of passes
+PROTOCOL_FEATURES = ("groups", "passes")
+"""What `job.json` adds to its protocol where a job has it, as in "parts-1+passes": an earlier version, which would not
+find what lies in groups, or would lose the rows of passes, refuses the folder."""
+
 MAX_BYTES = 1 << 30  # limit for a state file; enough for over a million inputs
 MISSING = "(not set)"
 INPUT_FIELDS = ("rel", "format", "compression", "out_rel", "file_id", "dataset")
@@ -213,22 +217,12 @@ def json_roundtrip(value: Any) -> Any:
     return json.loads(canonical_json(value))
 
 
-# The layout of an output folder. All its paths are built here.
+# The layout of an output folder. All its paths are built here, but those of files and shards: see `state_layout`.
 
 
 @functools.lru_cache(maxsize=64)  # the same few folders are needed again and again
 def state_folder(folder: Path) -> Path:
     return folder / ".hymt"
-
-
-@functools.lru_cache(maxsize=64)
-def file_state_folder(folder: Path, file_id: str) -> Path:
-    return folder.joinpath(".hymt", f"f{file_id}")  # one call is faster than a join for each name
-
-
-def closed_state_folder(folder: Path, file_id: str) -> Path:
-    """Return where the state of a published file is while a new version of the file is made; see closed_rows.py."""
-    return state_folder(folder) / f"c{file_id}"
 
 
 @functools.lru_cache(maxsize=64)
@@ -299,6 +293,7 @@ class JobRecord:
     changes: FileChanges | None = None  # of the last update; None if there was none
     earlier: tuple[JsonDict, ...] = ()  # identities that the job had before it took other settings (on_mismatch=keep)
     passes: tuple[JobPass, ...] = ()  # finished ones, in order
+    layout: StateLayout = FLAT  # where its state lies; fixed when the job is created
 
     def passes_of(self, file_id: str) -> list[int]:
         """Return the numbers of the passes that have rows of a file."""
@@ -321,6 +316,7 @@ def new_job(
     output_settings: JsonDict | None = None,
     formats: Sequence[str] = (),
     units: Sequence[str] = (),
+    layout: StateLayout = FLAT,
 ) -> JobRecord:
     created = datetime.now(UTC).isoformat(timespec="seconds")
     return JobRecord(
@@ -331,12 +327,14 @@ def new_job(
         json_roundtrip(output_settings or {}),
         formats=tuple(formats),
         units=tuple(units),
+        layout=layout,
     )
 
 
 def _encode_job(job: JobRecord) -> bytes:
+    features = dict(zip(PROTOCOL_FEATURES, (job.layout != FLAT, bool(job.passes)), strict=True))
     value: JsonDict = {
-        "protocol": PROTOCOL_WITH_PASSES if job.passes else PROTOCOL,
+        "protocol": "+".join([PROTOCOL, *(name for name, has_it in features.items() if has_it)]),
         "created": job.created,
         "identity": job.identity,
         "inputs": pretty_json.Items(lambda: map(_encode_input, job.inputs)),
@@ -356,6 +354,8 @@ def _encode_job(job: JobRecord) -> bytes:
         value["earlier"] = list(job.earlier)
     if job.passes:
         value["passes"] = [_encode_pass(job_pass) for job_pass in job.passes]
+    if job.layout != FLAT:
+        value["layout"] = asdict(job.layout)
     return seal(value)
 
 
@@ -391,8 +391,10 @@ def read_job(fs: Fs, folder: Path) -> JobRecord:
         StateDamagedError: It is damaged, may not be read, or was written by a newer version.
     """
     value = load(fs, state_folder(folder) / "job.json")
-    if value.get("protocol") not in (PROTOCOL, PROTOCOL_WITH_PASSES):
-        raise StateVersionError(f"it has protocol {value.get('protocol')!r}, and this hymt-batch uses {PROTOCOL!r}")
+    protocol, *features = str(value.get("protocol")).split("+")
+    if protocol != PROTOCOL or not set(features) <= set(PROTOCOL_FEATURES):
+        known = "+".join([PROTOCOL, *PROTOCOL_FEATURES])
+        raise StateVersionError(f"it has protocol {value.get('protocol')!r}, and this hymt-batch uses {known!r}")
     try:
         replaced = value.get("replaced", {"output_settings": [], "paths": {}})
         return JobRecord(
@@ -408,9 +410,18 @@ def read_job(fs: Fs, folder: Path) -> JobRecord:
             changes=_read_changes(value["changes"]) if "changes" in value else None,
             earlier=tuple(dict(identity) for identity in value.get("earlier", ())),
             passes=tuple(map(_read_pass, value.get("passes", ()))),
+            layout=read_layout(value),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise StateDamagedError("it lacks fields that every job has") from None
+
+
+def read_layout(value: JsonDict) -> StateLayout:
+    """Return the layout that a sealed file has; folders of earlier versions have none. Raises TypeError, ValueError."""
+    layout = StateLayout(**value.get("layout", {}))
+    if not 0 <= layout.file_digits <= MAX_FILE_DIGITS or layout.group_size < 0:
+        raise ValueError(layout)
+    return layout
 
 
 def _read_changes(value: JsonDict) -> FileChanges:

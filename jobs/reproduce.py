@@ -188,7 +188,7 @@ class _Again:
             shards = pass_shards.cut_shards(record, by_id, inputs.read, limits, of_pass.shard_record)
             monitor = Monitor(self.pass_job, self.reporter, record.num_rows)
             self._decode(self.pass_job, self.plan, of_pass, shards, monitor)
-            decoded = reproduced_rows.read_pass(out.fs, out.folder, record, environments)
+            decoded = reproduced_rows.read_pass(out.fs, out.folder, record, out.job_record.layout, environments)
             shapers = {input.file_id: finished.shaper(input) for input in finished.inputs}
             for chosen, row in zip(rows, decoded, strict=True):
                 row = replace(row, row_index=chosen.row.row_index)

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hymt_batch import manifest, sanitize, streams
+from hymt_batch import manifest, sanitize, state_layout, streams
 from hymt_batch.check.checks import derive
 from hymt_batch.check.settings import CheckConfig, flags_of
 from hymt_batch.errors import ExitCode, IdentityError, PreflightError
@@ -156,7 +156,7 @@ class _Folder:
     path: Path
     job: JobRecord
     identity_sha256: str
-    state_names: frozenset[str]  # names in .hymt: files without a state folder were not begun
+    states: frozenset[Path]  # state folders: files without one were not begun
     lists: frozenset[str]  # those of errors/ and review/ that have something; most files of most jobs have no list
     derive: Callable[[Measures], Sequence[str]]  # returns the flags that measurements give a row
     flag_bytes_left: int = MAX_FLAG_BYTES
@@ -231,11 +231,11 @@ def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> No
         return
     _add_passes(fs, folder, job, job_status)
     rates, flags = _Rates(), Counter[str]()
-    state_names = frozenset(list_names(fs, manifest.state_folder(folder)))
+    states = frozenset(state_layout.file_states(fs, folder))
     lists = frozenset(key for key in ("errors", "review") if list_names(fs, folder / key))
-    inspected = _Folder(fs, folder, job, job.identity_sha256, state_names, lists, _flags_of(job))
+    inspected = _Folder(fs, folder, job, job.identity_sha256, states, lists, _flags_of(job))
     for input in job.inputs:
-        if f"f{input.file_id}" in state_names:
+        if job.layout.file_state(folder, input.file_id) in states:
             _add_file(inspected, input, job_status, rates, flags)
     job_status.counts, job_status.flags = dict(sorted(job_status.counts.items())), dict(sorted(flags.items()))
     if inspected.flag_bytes_left <= 0:
@@ -371,7 +371,7 @@ def _describe_tasks(prepared: dict[str, Any]) -> list[str]:
 
 def _add_file(inspected: _Folder, input: Input, job_status: JobStatus, rates: _Rates, flags: Counter[str]) -> None:
     fs, folder = inspected.fs, inspected.path
-    record = file_record.read_record(fs, folder, input)
+    record = file_record.read_record(fs, folder, input, inspected.job.layout)
     if record is not None and file_record.is_current(record, inspected.job, input, inspected.identity_sha256):
         job_status.files_published += 1
         num_shards = len(file_record.shard_table_of(record))
@@ -390,12 +390,11 @@ def _add_file(inspected: _Folder, input: Input, job_status: JobStatus, rates: _R
             if (file_stat.size if file_stat else None) != (recorded["bytes"] if recorded else None):
                 job_status.findings.add(Kind.DAMAGE, path.relative_to(folder), NOT_PUBLISHED)
         return
-    state_folder = manifest.file_state_folder(folder, input.file_id)
-    names = list_names(fs, state_folder)
+    entries = list(state_layout.shard_entries(fs, inspected.job.layout.file_state(folder, input.file_id)))
     recorded_shards = set()
-    for name in names:
-        if match := row_record.RECORD_NAME.fullmatch(name):
-            path, decode = state_folder / name, row_record.decode_header
+    for path in entries:
+        if match := row_record.RECORD_NAME.fullmatch(path.name):
+            decode = row_record.decode_header
             header = _read_state(inspected, path, decode, _rows_of_record, job_status, flags)
             if header is not None:
                 recorded_shards.add(int(match[1]))
@@ -403,23 +402,23 @@ def _add_file(inspected: _Folder, input: Input, job_status: JobStatus, rates: _R
                 job_status.shards_complete += 1
                 _add_counts(job_status, header[0].counts)
                 rates.records.append((header[1], header[0].shard.num_rows))
-    for shard in names:
-        match = parts.SHARD_NAME.fullmatch(shard)
+    for shard in entries:
+        match = parts.SHARD_NAME.fullmatch(shard.name)
         if not match or int(match[1]) in recorded_shards:  # parts beside their record are about to be removed
             continue
         num_committed, num_parts = 0, -1
-        part_names = list_names(fs, state_folder / shard)
+        part_names = list_names(fs, shard)
         runs = [name for name in part_names if parts.RUN_NAME.fullmatch(name)]
         _add_runs(
             inspected,
-            state_folder / shard,
+            shard,
             [run for run in runs if run.partition("-")[0] not in part_names],
             job_status,
         )
         for name in part_names:
             if not parts.PART_NAME.fullmatch(name):
                 continue
-            path, decode_part = state_folder / shard / name, parts.decode_header
+            path, decode_part = shard / name, parts.decode_header
             part_header = _read_state(inspected, path, decode_part, _rows_of_part, job_status, flags)
             if part_header is not None:
                 num_committed, num_parts = num_committed + 1, part_header[0].num_parts

@@ -181,10 +181,10 @@ def _verify_by_records(fs: Fs, folder: Path, job: JobRecord, report: VerifyRepor
     Returns:
         The recorded size and hash of the inputs of the published files.
     """
-    rows, records = CommittedRows.open(fs, folder, job.identity_sha256), []
+    rows, records = CommittedRows.open(fs, folder, job.identity_sha256, job.layout), []
     for input in job.inputs:
         with _collect_unreadable(report, folder):
-            record = file_record.read_record(fs, folder, input)
+            record = file_record.read_record(fs, folder, input, job.layout)
             if record is not None and file_record.is_current(record, job, input):
                 records.append(record)
                 _verify_published_file(fs, folder, record, report, _source_settings(job, input, record["format"]))
@@ -207,7 +207,7 @@ def _verify_passes(fs: Fs, folder: Path, job: JobRecord, report: VerifyReport) -
         name, damage = f"pass {job_pass.number}", list[str]()
         table, reason = None, "is missing or damaged"
         try:
-            table = PassTable.open(fs, folder, job_pass)
+            table = PassTable.open(fs, folder, job_pass, job.layout)
         except PermissionError:
             raise
         except OSError as error:

@@ -35,7 +35,7 @@ RULES = {
     "jobs/retry.py": f"cli/validate.py run/ doctor/ {STAGES} schema.py manifest.py sanitize.py severity.py "
     f"signals.py {BASE}",
     "jobs/": f"run/ report/ card/ doctor/ bench/ evaluate/ plan_report.py prompt_end.py {STAGES} formats/ schema.py "
-    f"manifest.py sanitize.py signals.py streams.py {BASE}",
+    f"manifest.py state_layout.py sanitize.py signals.py streams.py {BASE}",
     "file_units.py": f"formats/ {BASE}",
     "plan_report.py": "run/reporter.py device_map/ prompt_end.py records.py sanitize.py errors.py",
     "prompt_end.py": "prompt.py",
@@ -47,7 +47,8 @@ RULES = {
     "run/finish.py": f"report/job_report.py schema.py signals.py {STAGES} {BASE}",
     "run/identity.py": f"{STAGES} formats/text_encoding.py schema.py manifest.py {BASE}",
     "run/kept_settings.py": f"{STAGES} code_state.py schema.py manifest.py {BASE}",
-    "run/": f"{STAGES} formats/ file_units.py schema.py manifest.py sanitize.py signals.py streams.py {BASE}",
+    "run/": f"{STAGES} formats/ file_units.py schema.py manifest.py state_layout.py sanitize.py signals.py streams.py "
+    f"{BASE}",
     "report/": f"run/log_file.py evaluate/store.py source/ check/ write/ formats/ manifest.py sanitize.py {BASE}",
     "card/": f"run/kept_settings.py report/words.py evaluate/store.py write/ manifest.py sanitize.py {BASE}",
     "code_state.py": "",
@@ -79,13 +80,15 @@ RULES = {
     "device_map/": BASE,
     "check/": f"codes.py cut.py sent_key.py {BASE}",
     "write/lease_holder.py": "launch/registry.py",  # whether a scheduler started the holder again
-    "write/": f"formats/ file_units.py manifest.py pretty_json.py sanitize.py sent_key.py shard.py {BASE}",
+    "write/": f"formats/ file_units.py manifest.py state_layout.py pretty_json.py sanitize.py sent_key.py shard.py "
+    f"{BASE}",
     "tracking/": BASE,
     "launch/registry.py": "",
     "launch/ray_cluster.py": f"shard.py sanitize.py signals.py {BASE}",  # it runs as long as the job
     "launch/": f"shard.py {BASE}",
     "formats/": "records.py errors.py languages.py fs.py fs_protocol.py",
-    "manifest.py": "pretty_json.py records.py fs.py fs_protocol.py",
+    "manifest.py": "pretty_json.py state_layout.py records.py fs.py fs_protocol.py",
+    "state_layout.py": "fs.py fs_protocol.py",
     "codes.py": "records.py",
     "sent_key.py": "records.py",
     "cut.py": "records.py",

@@ -37,10 +37,12 @@ def test_tasks_have_the_missing_shards_of_their_share() -> None:
     assert prepared_job.task_lists([], 4) == []
 
 
-def scripts(num_tasks: int, monkeypatch: pytest.MonkeyPatch, **settings: object) -> list[slurm_submit.Script]:
-    monkeypatch.setattr(slurm_submit, "max_array_size", lambda: 10)
+def scripts(
+    num_tasks: int, monkeypatch: pytest.MonkeyPatch, max_array_size: int = 10, **settings: object
+) -> list[slurm_submit.Script]:
+    monkeypatch.setattr(slurm_submit, "max_array_size", lambda: max_array_size)
     tasks = prepared_job.task_lists(range(num_tasks), 1)
-    return list(slurm_submit.plan_scripts(job(**settings), tasks, "label"))
+    return list(slurm_submit.plan_scripts(job(**settings), tasks, "label", "now"))
 
 
 def test_more_tasks_than_an_array_may_have_are_several_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,6 +53,20 @@ def test_more_tasks_than_an_array_may_have_are_several_arrays(monkeypatch: pytes
     shards = [line for script in made[:-1] for line in re.split(r"shards=\(\n|\n\)\n", script.text)[1].splitlines()]
     assert shards == [str(index) for index in range(25)], "every task has its own, whatever its index"
     assert [script.after for script in made] == [(), (), (), (0, 1, 2)]
+
+
+def test_the_logs_of_many_tasks_lie_in_a_folder_for_each_array(monkeypatch: pytest.MonkeyPatch) -> None:
+    def logs(made: list[slurm_submit.Script]) -> list[str]:
+        return [re.findall(r"--output=(\S+)/[^/\s]+\.log", script.text)[0] for script in made]
+
+    few = scripts(1000, monkeypatch, max_array_size=100_000)
+    assert len(few) == 2 and logs(few) == [slurm.log_folder(job())] * 2
+    many = scripts(2500, monkeypatch, max_array_size=100_000)
+    sizes = [re.findall(r"--array=0-(\d+)", script.text) for script in many]
+    assert sizes == [["999"], ["999"], ["499"], []], "an array has at most a thousand tasks, wherever it may have more"
+    folders = [f"{slurm.log_folder(job())}/now-array-{index}" for index in range(3)]
+    assert logs(many) == [*folders, slurm.log_folder(job())]
+    assert [script.logs for script in many] == [*folders, ""]
 
 
 def test_a_limit_of_tasks_at_once_holds_for_all_arrays(monkeypatch: pytest.MonkeyPatch) -> None:

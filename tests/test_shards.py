@@ -20,6 +20,7 @@ from hymt_batch.errors import ConfigError, ExitCode
 from hymt_batch.fs import OS_FS, OsFs
 from hymt_batch.run import preparation, stored_settings
 from hymt_batch.shard import ShardConfig, format_units, parse_units
+from hymt_batch.state_layout import FLAT
 from hymt_batch.write import claim, lease_holder, shard_plan
 from hymt_batch.write.attempts import AttemptMarkers
 from hymt_batch.write.claim import claim_path
@@ -370,7 +371,7 @@ def test_the_number_of_a_task_comes_from_the_environment_only_if_asked(
 
 def claim_of(cluster: Cluster, unit: int, **fields: Any) -> Path:
     """Leave the claim of a task on another machine."""
-    path = claim_path(cluster.out / "job", unit)
+    path = claim_path(cluster.out / "job", unit, FLAT)
     path.parent.mkdir(exist_ok=True)
     holder = replace(lease_holder.current_process(), owner="other", host="node7", **fields)
     path.write_bytes(manifest.canonical_json(asdict(holder)))
@@ -424,10 +425,10 @@ def test_a_merge_waits_for_the_task_of_a_missing_shard_and_drops_it_when_it_is_s
     claim_of(cluster, 4)
     assert cluster.inspect("merge") == 8
     assert "missing: 4" in capsys.readouterr().err
-    assert claim.claimed_units(OS_FS, cluster.out / "job") == [2]
+    assert list(claim.claimed_units(OS_FS, cluster.out / "job")) == [2]
     assert cluster.task("4") == 0
     assert cluster.inspect("merge") == 0
-    assert claim.claimed_units(OS_FS, cluster.out / "job") == []
+    assert not claim.claimed_units(OS_FS, cluster.out / "job")
 
 
 def test_status_shows_all_tasks(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
@@ -435,7 +436,7 @@ def test_status_shows_all_tasks(cluster: Cluster, capsys: pytest.CaptureFixture[
     assert cluster.task("0-1") == 0
     claim_of(cluster, 3, pid=77)
     dead = replace(lease_holder.current_process(), owner="dead", pid=lease_holder.MAX_PID)
-    claim_path(cluster.out / "job", 4).write_bytes(manifest.canonical_json(asdict(dead)))
+    claim_path(cluster.out / "job", 4, FLAT).write_bytes(manifest.canonical_json(asdict(dead)))
     capsys.readouterr()
     assert cluster.inspect("status", "fail=true") == 0  # somebody works
     out = capsys.readouterr().out
@@ -478,8 +479,8 @@ def test_the_running_part_of_another_task_is_no_failed_try(cluster: Cluster) -> 
     attempts.mkdir()
     for attempt in (1, 2, 3):
         (attempts / f"{file_id}-s0000003-p00000.{attempt}").touch()
-    assert AttemptMarkers(OS_FS, cluster.out / "job").needs_isolation
-    assert not AttemptMarkers(OS_FS, cluster.out / "job", lambda file_id, shard: shard == 2).needs_isolation
+    assert AttemptMarkers(OS_FS, cluster.out / "job", FLAT).needs_isolation
+    assert not AttemptMarkers(OS_FS, cluster.out / "job", FLAT, {(file_id, 2)}).needs_isolation
     assert cluster.task("2") == 0
     assert len(list(attempts.iterdir())) == 3
 
@@ -548,7 +549,7 @@ def test_no_task_lists_what_grows_with_the_job(cluster: Cluster, monkeypatch: py
     for folder in (".hymt", f".hymt/f{file_id}"):
         assert num_listings(lambda: cluster.inspect("missing"), folder) == 0
     merge = partial(cluster.inspect, "merge")
-    assert num_listings(merge, ".hymt") <= 12
+    assert num_listings(merge, ".hymt") <= 6
     assert listed.count(f".hymt/f{file_id}") <= 8
 
 

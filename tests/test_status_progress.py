@@ -23,6 +23,7 @@ from hymt_batch.decode.request import Completion, Request
 from hymt_batch.errors import ExitCode, UsageError
 from hymt_batch.records import Input, Row, ShardRecord, Status
 from hymt_batch.signals import StopRequest
+from hymt_batch.state_layout import FLAT
 from hymt_batch.write import file_record, lease, row_lines, run_progress, sweep_points
 from hymt_batch.write.run_progress import RunProgress
 from hymt_batch.write.shard_table import ShardTable
@@ -313,7 +314,7 @@ def test_the_status_of_many_files_takes_little_time(tmp_path: Path) -> None:
     record |= {"output": {"bytes": 4, "sha256": "0"}, "shards": shards_of_file, "environments": [{"device": "none"}]}
     for input in inputs[: num_files // 2]:
         manifest.translated_path(folder, input.out_rel).write_bytes(b"abc\n")
-        path = file_record.record_path(folder, input)
+        path = file_record.record_path(folder, input, FLAT)
         path.parent.mkdir()
         path.write_bytes(manifest.seal({**record, "rel": input.rel, "out_rel": input.out_rel}))
     began = time.process_time()

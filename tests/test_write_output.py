@@ -27,6 +27,7 @@ from hymt_batch.errors import (
     StoppedError,
 )
 from hymt_batch.records import Document, Input, Row, Shard, ShardRecord, Status
+from hymt_batch.state_layout import FLAT
 from hymt_batch.write import ownership, row_record
 from hymt_batch.write import part as parts
 from hymt_batch.write.lease import lease_path
@@ -603,7 +604,7 @@ def test_a_job_that_another_process_finishes_during_open_is_recognised(
 def reader_with(folder: Path, source: Path, *part_specs: tuple[int, int, ShardRecord, list[int]]) -> PartReader:
     """Return a reader of a folder with handmade parts: (index in the name, index in the header, record, rows)."""
     input = an_input(source)
-    reader = PartReader(FAST, folder, "id")
+    reader = PartReader(FAST, folder, "id", FLAT)
     for file_index, header_index, record, rows in part_specs:
         path = reader.path(input.file_id, 0, file_index)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -689,7 +690,7 @@ def test_a_part_that_is_a_whole_shard_is_committed_as_its_row_record(tmp_path: P
     inputs = [an_input(source)]
     (shard,) = shards(inputs[0])
     (part,) = plan(shard)
-    state = manifest.file_state_folder(tmp_path / "job", inputs[0].file_id)
+    state = FLAT.file_state(tmp_path / "job", inputs[0].file_id)
     first = open_output(tmp_path / "job", inputs, lease_ttl_s=0.0)
     second = open_output(tmp_path / "job", inputs, lease_ttl_s=0.0)
     first.commit(part, upper(part), ENVIRONMENT)

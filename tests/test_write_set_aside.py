@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from hymt_batch import manifest
 from hymt_batch.errors import ExitCode, StoppedError
 from hymt_batch.fs import OS_FS
 from hymt_batch.fs_protocol import Stat
 from hymt_batch.records import Input
 from hymt_batch.source.spool import Spool
+from hymt_batch.state_layout import FLAT
 from hymt_batch.write import set_aside
 from jobs import status, verify
 from tests.fakes.upper import ENVIRONMENT, Fast, an_input, open_output, plan, run, shards, upper
@@ -58,7 +58,7 @@ def test_an_edited_file_is_set_aside_and_rebuilt(
     original = (folder / "translated" / rel).read_bytes()
     (folder / "translated" / rel).write_bytes(EDITED)
     if lost:
-        (manifest.file_state_folder(folder, inputs[("a.txt", "sub/b.txt").index(rel)].file_id) / lost).unlink()
+        (FLAT.file_state(folder, inputs[("a.txt", "sub/b.txt").index(rel)].file_id) / lost).unlink()
     run(folder, inputs, fs=fs, **options)
     assert (folder / "translated" / rel).read_bytes() == original
     assert set_aside_files(folder) == {set_aside_name(rel, EDITED): EDITED}

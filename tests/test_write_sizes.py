@@ -17,6 +17,7 @@ from hymt_batch import manifest
 from hymt_batch.errors import ExitCode, PreflightError
 from hymt_batch.fs import OS_FS
 from hymt_batch.records import Input
+from hymt_batch.state_layout import FLAT
 from hymt_batch.write import file_record, lease, lease_holder
 from hymt_batch.write import part as parts
 from hymt_batch.write.state_file import StateFileDamagedError
@@ -117,11 +118,11 @@ def test_impossible_shards_take_no_memory(tmp_path: Path, inputs: list[Input], l
     """The shards are in a record of an earlier version, or in the name of a folder."""
     folder = tmp_path / "job"
     run(folder, inputs)
-    path = file_record.record_path(folder, inputs[0])
+    path = file_record.record_path(folder, inputs[0], FLAT)
     record = manifest.load(OS_FS, path)
     record["shards"] = [[1 << 40, 0, 20, 0, 1, "0" * 64, True]]
     path.write_bytes(manifest.seal(record))
-    assert file_record.read_record(OS_FS, folder, inputs[0]) is None
+    assert file_record.read_record(OS_FS, folder, inputs[0], FLAT) is None
     for rows in path.parent.glob("*.rows"):
         rows.unlink()
     (path.parent / "s99999999999").mkdir()

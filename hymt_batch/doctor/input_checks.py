@@ -22,7 +22,7 @@ from hymt_batch.source import discovery, stream
 from hymt_batch.source.content import ContentCheck
 from hymt_batch.source.path_errors import describe_skipped
 from hymt_batch.source.preamble_reader import PreambleCache
-from hymt_batch.write.storage import required_space
+from hymt_batch.write.space import required_space
 
 if TYPE_CHECKING:
     from hymt_batch.schema import DoctorJob

@@ -25,9 +25,8 @@ from hymt_batch.storage_error import cause_and_fix
 from hymt_batch.write import lease as leases
 from hymt_batch.write import lease_holder as holders
 from hymt_batch.write.lease_holder import LeaseHolder
+from hymt_batch.write.space import MIN_FREE_BYTES, MIN_FREE_INODES
 from hymt_batch.write.storage import (
-    MIN_FREE_BYTES,
-    MIN_FREE_INODES,
     NOT_EXCLUSIVE,
     NOT_REPLACING,
     TWO_DEVICES,

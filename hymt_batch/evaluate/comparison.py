@@ -192,11 +192,11 @@ def _read_rows(fs: Fs, folder: Path) -> Iterator[tuple[str, Row]]:
         job = manifest.read_job(fs, folder)
     except StateDamagedError:
         return
-    records = RecordStore(fs, folder, job.identity_sha256)
+    records = RecordStore(fs, folder, job.identity_sha256, job.layout)
     pass_rows = PassRows(fs, folder, job, _refuse_damage)
     for input in job.inputs:
         try:
-            record = file_record.read_record(fs, folder, input)
+            record = file_record.read_record(fs, folder, input, job.layout)
             for shard in file_record.shard_table_of(record) if record is not None else ():
                 recorded = records.read(input.file_id, shard.index)
                 later_rows = pass_rows.load(input.file_id, shard)

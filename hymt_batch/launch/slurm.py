@@ -49,20 +49,21 @@ exit "$code"
 """
 
 
-def array_script(job: JobCommand, tasks: Sequence[str], label: str) -> str:
+def array_script(job: JobCommand, tasks: Sequence[str], label: str, logs: str = "") -> str:
     """Return the script of an array.
 
     Args:
         job: The job.
         tasks: The shards of each task, as shard.index takes them.
         label: The name of the array in the queue.
+        logs: The folder of the logs of the tasks, which must exist; that of all logs by default.
     """
     launch = job.launch
     limit = f"%{launch.array_parallelism}" if launch.array_parallelism is not None else ""
     options = [
         ("job-name", label),
         ("array", f"0-{len(tasks) - 1}{limit}"),
-        ("output", f"{log_folder(job)}/%A_%a.log"),
+        ("output", f"{logs or log_folder(job)}/%A_%a.log"),
         ("open-mode", "append"),
         ("signal", f"B:USR1@{job.grace_s}"),
         ("ntasks", "1"),

@@ -33,6 +33,10 @@ MAX_ARRAY_SIZE = 1001
 """SLURM's default: indices of an array are below it."""
 
 
+MAX_TASKS = 1000
+"""Most tasks of an array, each of which has a log. Where a job has more, the logs of each array are in a folder."""
+
+
 @dataclass(frozen=True, slots=True)
 class Script:
     """A script, and which earlier ones it waits for."""
@@ -40,6 +44,7 @@ class Script:
     name: str
     text: str
     after: tuple[int, ...] = ()  # indices of other scripts
+    logs: str = ""  # folder that it needs
 
 
 def hand_over(job: JobCommand, show: Callable[[str], object]) -> ExitCode:
@@ -64,24 +69,29 @@ def hand_over(job: JobCommand, show: Callable[[str], object]) -> ExitCode:
     if missing is not None and is_complete(job, missing):
         show(f"{job.shown_folder} is complete: nothing is left to submit")
         return ExitCode.COMPLETE
-    scripts = list(plan_scripts(job, task_lists([0] if missing is None else missing, job.per_task), label))
+    begun = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    tasks = task_lists([0] if missing is None else missing, job.per_task)
+    scripts = list(plan_scripts(job, tasks, label, begun))
     if job.launch.dry_run:
         show(_describe_dry_run(job, scripts, is_prepared=missing is not None))
         return ExitCode.COMPLETE
-    show(_submit(job, scripts, 0 if missing is None else len(task_lists(missing, job.per_task))))
+    show(_submit(job, scripts, 0 if missing is None else len(tasks), begun))
     return ExitCode.COMPLETE
 
 
-def plan_scripts(job: JobCommand, tasks: Sequence[str], label: str) -> Iterator[Script]:
+def plan_scripts(job: JobCommand, tasks: Sequence[str], label: str, begun: str) -> Iterator[Script]:
     """Yield the scripts of a job in the order of their submission: arrays, each within SLURM's limit, and the merge.
 
     Where the number of tasks at once is limited, each array waits for the one before, so that the limit holds for all.
+    Folders of logs are named by `begun`, the time of the submission.
     """
-    size = max_array_size()
+    size = min(max_array_size(), MAX_TASKS)
     windows = [tasks[start : start + size] for start in range(0, len(tasks), size)]
     for index, window in enumerate(windows):
         after = (index - 1,) if index and job.launch.array_parallelism is not None else ()
-        yield Script(f"array-{index}", slurm.array_script(job, window, label), after)
+        name = f"array-{index}"
+        logs = f"{slurm.log_folder(job)}/{begun}-{name}" if len(tasks) > MAX_TASKS else ""
+        yield Script(name, slurm.array_script(job, window, label, logs), after, logs)
     yield Script("merge", slurm.merge_script(job, label), tuple(range(len(windows))))
 
 
@@ -141,13 +151,14 @@ def _sbatch(script: Script, ids: Sequence[str], path: str) -> list[str]:
     return ["sbatch", "--parsable", *dependency, path]
 
 
-def _submit(job: JobCommand, scripts: Sequence[Script], num_tasks: int) -> str:
+def _submit(job: JobCommand, scripts: Sequence[Script], num_tasks: int, begun: str) -> str:
     """Write and submit the scripts; return what to tell the user."""
     folder = Path(slurm.log_folder(job))
     folder.mkdir(parents=True, exist_ok=True)
     ids: list[str] = []
-    begun = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     for script in scripts:
+        if script.logs:
+            Path(script.logs).mkdir(exist_ok=True)
         path = folder / f"{begun}-{script.name}.sh"
         path.write_text(script.text, encoding="utf-8", errors="surrogateescape")
         words = _sbatch(script, [ids[index] for index in script.after], str(path))

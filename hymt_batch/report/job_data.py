@@ -118,7 +118,7 @@ def _of_manifest(fs: Fs, folder: Path) -> JobData | None:
 def _published(fs: Fs, folder: Path, job: JobRecord) -> Iterable[JsonDict]:
     identity_sha256 = job.identity_sha256
     for input in job.inputs:
-        record = file_record.read_record(fs, folder, input)
+        record = file_record.read_record(fs, folder, input, job.layout)
         if record is not None and file_record.is_current(record, job, input, identity_sha256):
             yield {key: value for key, value in record.items() if key != "shards"}
 

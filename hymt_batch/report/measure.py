@@ -97,7 +97,7 @@ def measure(fs: Fs, folder: Path, job: JobRecord, records: Mapping[str, JsonDict
     """
     measured, files = Measured(), list(_read_files(fs, folder, job, records))
     paths = input_locations.find(fs, folder, [file.input.rel for file in files], [])
-    sources, rows = SourceReader(job, paths), RecordStore(fs, folder, job.identity_sha256)
+    sources, rows = SourceReader(job, paths), RecordStore(fs, folder, job.identity_sha256, job.layout)
     config, later = check_config(job), PassRows(fs, folder, job, refuse_damage=lambda what: None)
     wanted = _spread([(file, shard) for file in files for shard in file.shards])
     with contextlib.closing(sources):
@@ -138,7 +138,7 @@ def _read_files(fs: Fs, folder: Path, job: JobRecord, records: Mapping[str, Json
         chosen |= {input.rel for input in inputs[::step]}
         inputs = [input for input in inputs if input.rel in chosen]
     for input in inputs:
-        record = file_record.read_record(fs, folder, input)
+        record = file_record.read_record(fs, folder, input, job.layout)
         if record is not None:
             yield _File(input, record, file_record.shard_table_of(record))
 

@@ -94,7 +94,7 @@ class FinishedJob:
         self.manifest = _read_manifest(self._fs, folder)
         self.manifest_sha256 = hash_file(self._fs, folder / "manifest.json")[1]
         self.job = _read_job(self._fs, folder, self.manifest)
-        self._records = RecordStore(self._fs, folder, self.job.identity_sha256)
+        self._records = RecordStore(self._fs, folder, self.job.identity_sha256, self.job.layout)
         self._pass_rows = PassRows(self._fs, folder, self.job, self._refuse_damage)
         self._shards = {
             input.rel: _published_shards(self._fs, folder, self.job, input, check_output=check_outputs)
@@ -273,7 +273,7 @@ def _read_job(fs: Fs, folder: Path, value: JsonDict) -> JobRecord:
 
 def _published_shards(fs: Fs, folder: Path, job: JobRecord, input: Input, *, check_output: bool) -> ShardTable:
     """Return the shards of a published file, which must be intact with `check_output`."""
-    record = file_record.read_record(fs, folder, input)
+    record = file_record.read_record(fs, folder, input, job.layout)
     if record is None or not file_record.is_current(record, job, input):
         raise _not_complete(folder, f"{input.rel} is not published")
     path = manifest.translated_path(folder, input.out_rel)

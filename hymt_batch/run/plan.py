@@ -31,7 +31,7 @@ from hymt_batch.signals import StopRequest
 from hymt_batch.source.input_names import OutputNames
 from hymt_batch.source.inputs import Inputs
 from hymt_batch.source.spool import Spool
-from hymt_batch.write import file_record, identity_versions, output_name
+from hymt_batch.write import file_record, identity_versions, new_layout, output_name
 from hymt_batch.write.claim import REFUSE_TASKS, TaskRule
 from hymt_batch.write.lease import LeaseTimes
 from hymt_batch.write.output import Output
@@ -147,12 +147,12 @@ def _has_begun(job: TranslateJob, folder: Path) -> Callable[[Input], bool] | Non
     def has_begun(input: Input) -> bool:
         if input.file_id not in listed:
             return refuses_changes  # another list of inputs ends the job later
-        if was_checked and stat_or_none(OS_FS, manifest.file_state_folder(folder, input.file_id)) is None:
+        if was_checked and stat_or_none(OS_FS, stored.layout.file_state(folder, input.file_id)) is None:
             return False  # it may have been replaced while the job was stopped
         if refuses_changes:
             return True  # a file that changed ends the job later, with the rows that differ
         with contextlib.suppress(OSError, KeyError, TypeError):  # what is not known of a file is found out later
-            record = file_record.read_record(OS_FS, folder, input)
+            record = file_record.read_record(OS_FS, folder, input, stored.layout)
             return record is None or bool(record["input"]["bytes"] == os.path.getsize(input.path))
         return True
 
@@ -196,6 +196,7 @@ def requested_job(job: TranslateJob, plan: Plan, inputs: Inputs) -> RequestedJob
             identity.build_output(job),
             inputs.formats,
             file_units.plan(inputs.files, plan.identity),
+            new_layout.choose(inputs.files, plan.identity),
         ),
         identity.auto_keys(job),
         tuple(plan.aliases),

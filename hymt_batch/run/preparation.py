@@ -99,6 +99,7 @@ def make_plan(
         stored_settings.of_job(job),
         inputs.formats,
         inputs.skipped,
+        folder_job.layout,
     )
 
 

@@ -21,6 +21,7 @@ from hymt_batch.manifest import JsonDict
 from hymt_batch.records import Document, Input, Row, Status
 from hymt_batch.run.finished_rows import FinishedJob
 from hymt_batch.sanitize import escape_line
+from hymt_batch.state_layout import StateLayout
 from hymt_batch.write import identity_versions, passes
 from hymt_batch.write.passes import PassFile, PassRecord
 from hymt_batch.write.record_store import RecordStore
@@ -135,9 +136,11 @@ def pass_of(rows: Sequence[ChosenRow], identity: JsonDict, environment: JsonDict
     return PassRecord(1, manifest.json_roundtrip(identity), manifest.json_roundtrip(environment), (), (), of_files)
 
 
-def read_pass(fs: Fs, folder: Path, record: PassRecord, environments: list[JsonDict]) -> Iterator[Row]:
+def read_pass(
+    fs: Fs, folder: Path, record: PassRecord, layout: StateLayout, environments: list[JsonDict]
+) -> Iterator[Row]:
     """Yield the rows of a pass that is decoded, in order; `environments` gets those in which it was."""
-    store = RecordStore(fs, passes.pass_folder(folder, record.number), record.identity_sha256)
+    store = RecordStore(fs, passes.pass_folder(folder, record.number), record.identity_sha256, layout.of_pass)
     for index in count():
         recorded = store.read(passes.FILE_ID, index)
         if recorded is None:

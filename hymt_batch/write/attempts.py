@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from hymt_batch import manifest
 from hymt_batch.fs import list_names
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Part
+from hymt_batch.state_layout import (
+    ATTEMPT_GROUP,
+    FLAT,
+    StateLayout,
+    attempts_folder,
+    list_grouped,
+    remove_groups,
+)
 from hymt_batch.write.part import name_of, shard_name
 
 MAX_ATTEMPTS = 3
@@ -27,23 +34,34 @@ _MARKER_NAME = re.compile(r"(([0-9a-f]{16})-s(\d{7,})-p\d{5,}(?:-r\d{5,})?)\.(\d
 class AttemptMarkers:
     """The attempt markers of one output folder."""
 
-    def __init__(self, fs: Fs, folder: Path, is_own: Callable[[str, int], bool] | None = None) -> None:
+    def __init__(
+        self, fs: Fs, folder: Path, layout: StateLayout, own: Collection[tuple[str, int]] | None = None
+    ) -> None:
         """Read the markers of earlier runs.
 
         Args:
             fs: The file system.
             folder: The output folder.
-            is_own: Returns whether a shard (file id, index) is one of this process; None: all are. What another task
-                is decoding is no failed attempt.
+            layout: That of the job.
+            own: The shards (file id, index) of this process; None: all are. What another task is decoding is no failed
+                attempt.
         """
-        self._fs, self._folder = fs, manifest.state_folder(folder) / "attempts"
+        self._fs, self._folder, self._layout = fs, folder, layout
         self._markers: dict[str, set[int]] = {}  # part key -> attempts, of earlier runs and of this one
         self._own_markers: dict[str, set[int]] = {}
-        self._folder_created = False
-        for name in list_names(fs, self._folder):
+        self._folders_created = set[Path]()
+        for name in self._names(own):
             match = _MARKER_NAME.fullmatch(name)
-            if match and (is_own is None or is_own(match[2], int(match[3]))):
+            if match and (own is None or (match[2], int(match[3])) in own):
                 self._markers.setdefault(match[1], set()).add(int(match[4]))
+
+    def _names(self, own: Collection[tuple[str, int]] | None) -> Iterator[str]:
+        """Yield the names of the markers that there are; a task looks only into the groups of its shards."""
+        if own is None:
+            yield from (path.name for path in list_grouped(self._fs, attempts_folder(self._folder), ATTEMPT_GROUP))
+        else:
+            for path in dict.fromkeys(self._layout.attempt_folder(self._folder, *shard) for shard in own):
+                yield from list_names(self._fs, path)
 
     @property
     def needs_isolation(self) -> bool:
@@ -60,14 +78,21 @@ class AttemptMarkers:
         attempts = self._markers.setdefault(key, set())
         attempt = max(attempts, default=0) + 1
         with contextlib.suppress(OSError):  # if this fails, committing the part fails too and reports the cause
-            if not self._folder_created:
-                self._folder_created = True
-                with contextlib.suppress(FileExistsError):
-                    self._fs.mkdir(self._folder, 0o777)
-            self._fs.close(self._fs.open_exclusive(self._folder / f"{key}.{attempt}"))
+            path = self._path(key, attempt)
+            self._make_folder(path.parent)
+            self._fs.close(self._fs.open_exclusive(path))
         attempts.add(attempt)
         self._own_markers.setdefault(key, set()).add(attempt)
         return len(attempts)
+
+    def _make_folder(self, path: Path) -> None:
+        if path in self._folders_created:
+            return
+        self._folders_created.add(path)
+        if path != (root := attempts_folder(self._folder)):
+            self._make_folder(root)
+        with contextlib.suppress(FileExistsError):
+            self._fs.mkdir(path, 0o777)
 
     def end(self, part: Part) -> None:
         """Remove all markers of a part; call it when the part is committed."""
@@ -91,10 +116,18 @@ class AttemptMarkers:
                 self._remove(key, attempt)
         self._markers.clear()
         self._own_markers.clear()
+        if self._layout != FLAT:
+            remove_groups(self._fs, attempts_folder(self._folder), ATTEMPT_GROUP)
+
+    def _path(self, key: str, attempt: int) -> Path:
+        match = _MARKER_NAME.fullmatch(name := f"{key}.{attempt}")
+        if match is None:
+            return attempts_folder(self._folder) / name
+        return self._layout.attempt_folder(self._folder, match[2], int(match[3])) / name
 
     def _remove(self, key: str, attempt: int) -> None:
         with contextlib.suppress(OSError):
-            self._fs.unlink(self._folder / f"{key}.{attempt}")
+            self._fs.unlink(self._path(key, attempt))
 
 
 def _key(part: Part) -> str:

@@ -19,9 +19,9 @@ from hymt_batch.write.state_file import StateFileDamagedError
 
 def describe_changes(fs: Fs, folder: Path, job: JobRecord, read: Callable[[Input], Iterator[Document]]) -> str:
     """Return which input of a job changed since it was decoded, and where; "" if none did."""
-    rows = CommittedRows.open(fs, folder, job.identity_sha256)
+    rows = CommittedRows.open(fs, folder, job.identity_sha256, job.layout)
     for input in job.inputs:
-        record = file_record.read_record(fs, folder, input)
+        record = file_record.read_record(fs, folder, input, job.layout)
         if record is not None and record["identity"] == job.identity_sha256 and hash_input(input) == record["input"]:
             continue
         if change := describe_change(rows, input, record, read):
@@ -72,9 +72,9 @@ def changed_files(
         read: Starts a pass over an input's documents.
     """
     identity_sha256, changed = job.identity_sha256, set[str]()
-    rows = CommittedRows.open(fs, folder, identity_sha256)
+    rows = CommittedRows.open(fs, folder, identity_sha256, job.layout)
     for input in inputs:
-        record = file_record.read_record(fs, folder, input)
+        record = file_record.read_record(fs, folder, input, job.layout)
         if record is not None and record["identity"] == identity_sha256:
             if hash_input(input) != record["input"]:
                 changed.add(input.rel)

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hymt_batch import manifest
 from hymt_batch.errors import LeaseError
-from hymt_batch.fs import list_names, remove, stat_or_none
+from hymt_batch.fs import remove, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import plural
+from hymt_batch.state_layout import CLAIM_GROUP, StateLayout, claims_folder, list_grouped, remove_groups
 from hymt_batch.write import lease, shard_plan
 from hymt_batch.write import lease_holder as holders
 from hymt_batch.write.lease import HeldError, Lease
@@ -34,41 +34,41 @@ log = logging.getLogger(__name__)
 CLAIM_NAME = re.compile(r"u(\d{7,10})")
 
 
-def claims_folder(folder: Path) -> Path:
-    return manifest.state_folder(folder) / "claims"
+def claim_path(folder: Path, unit: int, layout: StateLayout) -> Path:
+    return layout.claim_folder(folder, unit) / f"u{unit:07}"
 
 
-def claim_path(folder: Path, unit: int) -> Path:
-    return claims_folder(folder) / f"u{unit:07}"
+def claimed_units(fs: Fs, folder: Path) -> dict[int, Path]:
+    """Return each unit that has a claim, in order, with its path; a listing may miss a new one.
+
+    Its task works, or was killed.
+    """
+    paths = list_grouped(fs, claims_folder(folder), CLAIM_GROUP)
+    return dict(sorted((int(match[1]), path) for path in paths if (match := CLAIM_NAME.fullmatch(path.name))))
 
 
-def claimed_units(fs: Fs, folder: Path) -> list[int]:
-    """Return the units that have a claim, of a task that works or was killed; a listing may miss a new one."""
-    names = list_names(fs, claims_folder(folder))
-    return sorted(int(match[1]) for name in names if (match := CLAIM_NAME.fullmatch(name)))
-
-
-def read_all(fs: Fs, folder: Path) -> Iterator[tuple[int, LeaseHolder | None]]:
-    """Yield each claimed unit and its holder, None if the claim cannot be read."""
-    for unit in claimed_units(fs, folder):
-        data = read_bytes(fs, claim_path(folder, unit))
+def read_all(fs: Fs, folder: Path) -> Iterator[tuple[int, Path, LeaseHolder | None]]:
+    """Yield each claimed unit with its path and its holder, None if the claim cannot be read."""
+    for unit, path in claimed_units(fs, folder).items():
+        data = read_bytes(fs, path)
         if data is not None:
-            yield unit, holders.parse_holder(data)
+            yield unit, path, holders.parse_holder(data)
 
 
 class Claims:
     """The claims that one task holds."""
 
-    def __init__(self, fs: Fs, folder: Path, ttl_s: float, beat_s: float) -> None:
+    def __init__(self, fs: Fs, folder: Path, layout: StateLayout, ttl_s: float, beat_s: float) -> None:
         """Hold none yet.
 
         Args:
             fs: The file system.
             folder: The output folder.
+            layout: That of the job.
             ttl_s: Seconds without a heartbeat after which the claim of another task is taken over; 0 disables claims.
             beat_s: Seconds between two heartbeats of a claim.
         """
-        self._fs, self._folder, self._ttl_s, self._beat_s = fs, folder, ttl_s, beat_s
+        self._fs, self._folder, self._layout, self._ttl_s, self._beat_s = fs, folder, layout, ttl_s, beat_s
         self._held: dict[int, Lease] = {}
         self.others: dict[int, LeaseHolder] = {}  # units on which other tasks were found to work
 
@@ -77,9 +77,10 @@ class Claims:
         if self._ttl_s <= 0 or unit in self._held:
             return True
         for _ in range(3):
-            DurableFolders(self._fs, self._folder).ensure(claims_folder(self._folder))
+            path = claim_path(self._folder, unit, self._layout)
             try:
-                path, what = claim_path(self._folder, unit), f"claim on shard {unit} of {self._folder}"
+                DurableFolders(self._fs, self._folder).ensure(path.parent)
+                what = f"claim on shard {unit} of {self._folder}"
                 self._held[unit] = lease.acquire_at(self._fs, path, what, ttl_s=self._ttl_s, beat_s=self._beat_s)
                 return True
             except HeldError as held:
@@ -163,25 +164,33 @@ def settle(
     seen: dict[int, tuple[bytes, float]] = {}
     told = False
     while True:
-        working = [unit for unit in claimed_units(fs, folder) if is_open(unit)]
-        for unit in list(working):
-            if _is_over(fs, folder, unit, seen, ttl_s, clock(), refuses=not rule.wait):
-                remove(fs, claim_path(folder, unit))
-                working.remove(unit)
+        working = {unit: path for unit, path in claimed_units(fs, folder).items() if is_open(unit)}
+        for unit, path in list(working.items()):
+            if _is_over(fs, folder, path, unit, seen, ttl_s, clock(), refuses=not rule.wait):
+                remove(fs, path)
+                del working[unit]
         if not working:
             return
         if not told:
-            log.warning("waiting for %s that tasks work on: %s", plural(len(working), "shard"), working[:20])
+            log.warning("waiting for %s that tasks work on: %s", plural(len(working), "shard"), list(working)[:20])
             told = True
         rule.check_stop()
         sleep(min(max(beat_s / 2, 0.05), ttl_s))
 
 
 def _is_over(
-    fs: Fs, folder: Path, unit: int, seen: dict[int, tuple[bytes, float]], ttl_s: float, now: float, *, refuses: bool
+    fs: Fs,
+    folder: Path,
+    path: Path,
+    unit: int,
+    seen: dict[int, tuple[bytes, float]],
+    ttl_s: float,
+    now: float,
+    *,
+    refuses: bool,
 ) -> bool:
     """Return whether a claim is released, dead or silent; raise if `refuses` and its task is alive."""
-    raw = read_bytes(fs, claim_path(folder, unit))
+    raw = read_bytes(fs, path)
     if raw is None:
         return True
     holder = holders.parse_holder(raw)
@@ -206,6 +215,7 @@ def clear(fs: Fs, folder: Path) -> None:
     with contextlib.suppress(OSError):
         if stat_or_none(fs, root) is None:
             return
-        for name in list_names(fs, root):
-            remove(fs, root / name)
+        for path in list_grouped(fs, root, CLAIM_GROUP):
+            remove(fs, path)
+        remove_groups(fs, root, CLAIM_GROUP)
         fs.rmdir(root)

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from hymt_batch import manifest
+from hymt_batch import manifest, state_layout
 from hymt_batch.fs import list_names, remove, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import StateDamagedError
 from hymt_batch.records import Input
+from hymt_batch.state_layout import FLAT, StateLayout
 from hymt_batch.write import file_record, passes, row_record, set_aside
 from hymt_batch.write import part as parts
 from hymt_batch.write.open_files import TMP_PREFIX
@@ -25,20 +25,12 @@ from hymt_batch.write.storage import PROBE_PREFIX, DurableFolders
 
 log = logging.getLogger(__name__)
 
-FILE_STATE_NAME = re.compile(r"f.+|c[0-9a-f]{16}(-[0-9a-f]{32})?")
-"""Name of the state folder of a file, or of its closed generation; see `closed_rows` and `taken_state`."""
-
-
-def file_state_folders(fs: Fs, folder: Path) -> list[Path]:
-    """Return the state folders of all files, those of closed generations too."""
-    root = manifest.state_folder(folder)
-    return [root / name for name in list_names(fs, root) if FILE_STATE_NAME.fullmatch(name)]
-
 
 def discard_inputs(
     fs: Fs,
     folder: Path,
     inputs: Sequence[Input],
+    layout: StateLayout,
     check_lease: Callable[[], None],
     replaced_paths: Mapping[str, Sequence[str]] = MappingProxyType({}),
     paths_in_use: Collection[str] = (),
@@ -52,6 +44,7 @@ def discard_inputs(
         fs: The file system.
         folder: The output folder.
         inputs: The inputs to remove.
+        layout: That of their job.
         check_lease: Raises if this process must not write any more; called before each file is removed.
         replaced_paths: File id -> earlier paths of its output; see `manifest.JobRecord`.
         paths_in_use: Output paths of the job's other inputs, which are not removed.
@@ -62,8 +55,8 @@ def discard_inputs(
     fs.fsync_dir(folder)
     parents = set[Path]()  # of all outputs, also of those that a killed run removed
     for input in inputs:
-        closed_path = manifest.closed_state_folder(folder, input.file_id) / "file.json"
-        found = (file_record.read_record(fs, folder, input), file_record.read_record_at(fs, closed_path, input))
+        closed_path = layout.closed_state(folder, input.file_id) / "file.json"
+        found = (file_record.read_record(fs, folder, input, layout), file_record.read_record_at(fs, closed_path, input))
         records = [record for record in found if record is not None]
         own_sha256s = (recorded_sha256s.get(input.out_rel), *map(file_record.output_sha256, records))
         names = [input.out_rel, *(record["out_rel"] for record in records), *replaced_paths.get(input.file_id, ())]
@@ -85,9 +78,9 @@ def discard_inputs(
         fs.fsync_dir(path)
     for input in inputs:
         check_lease()
-        remove_file_state(fs, manifest.file_state_folder(folder, input.file_id))
+        remove_file_state(fs, layout.file_state(folder, input.file_id))
         if input.file_id not in updated:
-            remove_file_state(fs, manifest.closed_state_folder(folder, input.file_id))
+            remove_file_state(fs, layout.closed_state(folder, input.file_id))
 
 
 def remove_empty_folders(fs: Fs, folder: Path, path: Path) -> None:
@@ -110,13 +103,16 @@ def wipe(fs: Fs, folder: Path, inputs: Sequence[Input], check_lease: Callable[[]
     job: Any = None
     with contextlib.suppress(StateDamagedError):
         job = manifest.read_job(fs, folder)
-    if stat_or_none(fs, folder / "manifest.json") or job is not None or file_state_folders(fs, folder):
+    file_states = state_layout.file_states(fs, folder)
+    if stat_or_none(fs, folder / "manifest.json") or job is not None or file_states:
         log.warning("overwrite folder=%s", folder.name)
     removed = [*(job.inputs if job else ()), *inputs]
-    discard_inputs(fs, folder, removed, check_lease, job.replaced_paths if job else {})
-    for file_state in file_state_folders(fs, folder):
+    layout = job.layout if job else state_layout.find(fs, folder, FLAT)
+    discard_inputs(fs, folder, removed, layout, check_lease, job.replaced_paths if job else {})
+    for file_state in file_states:
         check_lease()
         remove_file_state(fs, file_state)
+    state_layout.remove_groups(fs, manifest.state_folder(folder), state_layout.FILE_GROUP)
     passes.discard_all(fs, folder)
     remove(fs, manifest.state_folder(folder) / "job.json")
     fs.fsync_dir(manifest.state_folder(folder))
@@ -127,16 +123,18 @@ def remove_file_state(fs: Fs, file_state: Path) -> None:
     remove(fs, file_state / "file.json")
     remove_parts(fs, file_state)
     remove_records(fs, file_state)
-    for name in list_names(fs, file_state):
-        if name.startswith(".tmp-"):
-            remove(fs, file_state / name)
+    for path in state_layout.shard_entries(fs, file_state):
+        if path.name.startswith(".tmp-"):
+            remove(fs, path)
+    state_layout.remove_groups(fs, file_state, state_layout.SHARD_GROUP)
     with contextlib.suppress(OSError):
         fs.rmdir(file_state)
 
 
 def shard_folders(fs: Fs, file_state: Path) -> list[Path]:
     """Return the folders of a file's shards that have parts."""
-    return [file_state / name for name in list_names(fs, file_state) if parts.SHARD_NAME.fullmatch(name)]
+    entries = state_layout.shard_entries(fs, file_state)
+    return [path for path in entries if parts.SHARD_NAME.fullmatch(path.name)]
 
 
 def remove_parts(fs: Fs, file_state: Path) -> None:
@@ -160,36 +158,35 @@ def try_remove_rows(fs: Fs, file_state: Path, *, keep_records: bool) -> None:
         remove_parts(fs, file_state)
         if not keep_records:
             remove_records(fs, file_state)
+            state_layout.remove_groups(fs, file_state, state_layout.SHARD_GROUP)
     except OSError as error:
         log.warning("parts of %s were not removed: %s", file_state.name, error.strerror)
 
 
 def remove_records(fs: Fs, file_state: Path) -> None:
     """Remove the row records of a file."""
-    for name in list_names(fs, file_state):
-        if row_record.RECORD_NAME.fullmatch(name):
+    for path in state_layout.shard_entries(fs, file_state):
+        if row_record.RECORD_NAME.fullmatch(path.name):
             with contextlib.suppress(OSError):
-                fs.unlink(file_state / name)
+                fs.unlink(path)
 
 
 def remove_leftovers(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
     """Remove temporary files of killed processes. Call it under the lease; a process without a lease writes again."""
     root = manifest.state_folder(folder)
-    leftovers = [
-        (folder, ".tmp-"),
-        (root, ".tmp-"),
-        (root, PROBE_PREFIX),
-        (root / "lease", "stale-"),
-        (root / "lease", ".tmp-"),
-    ]
-    existing = frozenset(list_names(fs, root))  # one listing instead of one for each of many inputs without state
-    for input in inputs:
-        if f"f{input.file_id}" in existing:
-            file_state = manifest.file_state_folder(folder, input.file_id)
-            leftovers += [(file_state, ".tmp-"), *((path, ".tmp-") for path in shard_folders(fs, file_state))]
-    leftovers += [(parent, TMP_PREFIX) for parent in sorted(manifest.published_folders(folder, inputs))]
-    for parent, prefix in leftovers:
+    wanted = frozenset(f"f{input.file_id}" for input in inputs)
+    leftovers: list[tuple[Path, tuple[str, ...]]] = [(folder, (".tmp-",)), (root / "lease", ("stale-", ".tmp-"))]
+    # one listing instead of one for each of many inputs without state
+    for path in state_layout.list_grouped(fs, root, state_layout.FILE_GROUP):
+        if path.name in wanted:
+            folders = [*state_layout.shard_parents(fs, path), *shard_folders(fs, path)]
+            leftovers += [(parent, (".tmp-",)) for parent in folders]
+        elif path.name.startswith((".tmp-", PROBE_PREFIX)):
+            with contextlib.suppress(OSError):
+                fs.unlink(path)
+    leftovers += [(parent, (TMP_PREFIX,)) for parent in sorted(manifest.published_folders(folder, inputs))]
+    for parent, prefixes in leftovers:
         for name in list_names(fs, parent):
-            if name.startswith(prefix):
+            if name.startswith(prefixes):
                 with contextlib.suppress(OSError):
                     fs.unlink(parent / name)

@@ -18,14 +18,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from hymt_batch import manifest
+from hymt_batch import manifest, state_layout
 from hymt_batch.errors import StoppedError
 from hymt_batch.fs import read_twice, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import ERROR_STATUSES, Input, Row, ShardRecord, Status
+from hymt_batch.state_layout import StateLayout
 from hymt_batch.storage_error import wrap_os_errors
-from hymt_batch.write import cleanup, file_record, pass_rows, row_record, state_file, taken_state
+from hymt_batch.write import file_record, pass_rows, row_record, state_file, taken_state
 from hymt_batch.write.pass_rows import PassRows
 from hymt_batch.write.row_record import RecordContents, RecordedPart, RecordHeader
 from hymt_batch.write.shard_table import ShardTable
@@ -73,15 +74,15 @@ class ClosedRows:
 
     def has_file(self, input: Input) -> bool:
         """Return whether a generation of a file is closed, so that some of its rows may be known."""
-        return self._has_closed_files() and self._open(input) is not None
+        return self.has_any() and self._open(input) is not None
 
     def record(self, input: Input) -> JsonDict | None:
         """Return the record of the earlier version of a file; None if no generation of the file is closed."""
-        return read_record(self._fs, self._folder, input) if self._has_closed_files() else None
+        return read_record(self._fs, self._folder, input, self._job.layout) if self.has_any() else None
 
     def find(self, input: Input, keys: Mapping[int, RowKey]) -> KnownRows:
         """Return the rows that are known of a shard; `keys` maps the index of a document to its key."""
-        closed = self._open(input) if keys and self._has_closed_files() else None
+        closed = self._open(input) if keys and self.has_any() else None
         if closed is None:
             return NOTHING_KNOWN
         with wrap_os_errors(f"the earlier rows of {input.rel}"):
@@ -93,22 +94,24 @@ class ClosedRows:
                 self._file = input.file_id, _ClosedFile.open(self._fs, self._folder, input, self._job)
         return self._file[1]
 
-    def _has_closed_files(self) -> bool:
+    def has_any(self) -> bool:
+        """Return whether a generation of any file was closed when this was first asked."""
         if self._has_any is None:
             with wrap_os_errors("the earlier rows"):
                 # the folder exists: if a network file system does not find it, that is an error, and not "no rows"
-                self._has_any = any(map(is_closed_folder, self._fs.listdir(manifest.state_folder(self._folder))))
+                self._has_any = any(map(is_closed_folder, state_layout.state_names(self._fs, self._folder)))
         return self._has_any
 
 
 class _ClosedFile:
     """The rows of one closed generation, found by their keys."""
 
-    def __init__(self, fs: Fs, path: Path, file_id: str, record: JsonDict, job: JobRecord) -> None:
-        self._fs, self._path, self._file_id = fs, path, file_id
+    def __init__(self, fs: Fs, folder: Path, file_id: str, record: JsonDict, job: JobRecord) -> None:
+        self._fs, self._file_id, self._layout = fs, file_id, job.layout
+        self._path = job.layout.closed_state(folder, file_id)
         numbers = [item["number"] for item in record.get("passes", ())]  # with which the file was published
         self._passes = {job_pass.number: job_pass for job_pass in job.passes if job_pass.number in numbers}
-        self._pass_rows = PassRows(fs, path.parent.parent, replace(job, passes=tuple(self._passes.values())))
+        self._pass_rows = PassRows(fs, folder, replace(job, passes=tuple(self._passes.values())))
         self._identity = str(record["identity"])
         self._shards: ShardTable = file_record.shard_table_of(record)
         self._loaded: dict[int, RecordContents] = {}  # by shard index, the one used last at the end
@@ -116,10 +119,8 @@ class _ClosedFile:
 
     @classmethod
     def open(cls, fs: Fs, folder: Path, input: Input, job: JobRecord) -> _ClosedFile | None:
-        record = read_record(fs, folder, input)
-        if record is None:
-            return None
-        return cls(fs, manifest.closed_state_folder(folder, input.file_id), input.file_id, record, job)
+        record = read_record(fs, folder, input, job.layout)
+        return None if record is None else cls(fs, folder, input.file_id, record, job)
 
     def _index(self) -> tuple[array[int], array[int]]:
         """Return the first 8 bytes of the keys of all rows in ascending order, and shard and offset of each row.
@@ -206,7 +207,7 @@ class _ClosedFile:
         return RecordContents(parts, rows)
 
     def _read(self, shard_index: int) -> tuple[RecordHeader, RecordContents] | None:
-        path = self._path / row_record.record_name(shard_index)
+        path = self._layout.shard_parent(self._path, shard_index) / row_record.record_name(shard_index)
         data = state_file.read_file(self._fs, path, lambda line: row_record.decode_header(line).payload_bytes)
         if data is None:
             return None
@@ -224,7 +225,7 @@ def _prefix(key: bytes) -> int:
 
 def closed_folders(fs: Fs, folder: Path) -> list[Path]:
     """Return the state folders of all closed generations."""
-    return [path for path in cleanup.file_state_folders(fs, folder) if is_closed_folder(path.name)]
+    return [path for path in state_layout.file_states(fs, folder) if is_closed_folder(path.name)]
 
 
 def is_closed_folder(name: str) -> bool:
@@ -232,13 +233,13 @@ def is_closed_folder(name: str) -> bool:
     return CLOSED_NAME.fullmatch(name) is not None
 
 
-def read_record(fs: Fs, folder: Path, input: Input) -> JsonDict | None:
+def read_record(fs: Fs, folder: Path, input: Input, layout: StateLayout) -> JsonDict | None:
     """Return the record of the earlier version of a file; None if no generation of the file is closed."""
-    path = manifest.closed_state_folder(folder, input.file_id) / "file.json"
+    path = layout.closed_state(folder, input.file_id) / "file.json"
     return read_twice(lambda: file_record.read_record_at(fs, path, input))
 
 
-def close(fs: Fs, folder: Path, inputs: Iterable[Input], check_lease: Callable[[], None]) -> None:
+def close(fs: Fs, folder: Path, inputs: Iterable[Input], layout: StateLayout, check_lease: Callable[[], None]) -> None:
     """Close the generations of published files, durably. Call it under the lease.
 
     A generation that is closed already is older than the published file, and is removed.
@@ -247,25 +248,30 @@ def close(fs: Fs, folder: Path, inputs: Iterable[Input], check_lease: Callable[[
         OSError: The file system failed; the generation of each file is closed or not.
         StoppedError: Another process took over the folder. What it has made stays as it is.
     """
-    root = manifest.state_folder(folder)
+    parents = set[Path]()  # the groups of the files, or the folder of all
     taken: list[tuple[Path, Path]] = []  # a folder under a name of its own, and where it goes
     for input in inputs:
-        source = manifest.file_state_folder(folder, input.file_id)
-        target = manifest.closed_state_folder(folder, input.file_id)
+        source, target = layout.file_state(folder, input.file_id), layout.closed_state(folder, input.file_id)
+        parents.add(source.parent)
         record = taken_state.record_bytes(fs, source)
         check_lease()
         if (path := taken_state.take(fs, source, record) if record else None) is not None:
             taken.append((path, target))
         elif not taken_state.record_bytes(fs, target):  # if it has a record, another process closed the generation
             raise _taken_over(folder, check_lease)
-    fs.fsync_dir(root)  # before the second rename, so that a power loss cannot leave only that one
+    _sync_all(fs, parents)  # before the second rename, so that a power loss cannot leave only that one
     for path, target in taken:
         older = _take_closed(fs, target, check_lease)
         if not taken_state.rename(fs, path, target):
             raise _taken_over(folder, check_lease)
         if older is not None:
             taken_state.remove(fs, older)
-    fs.fsync_dir(root)
+    _sync_all(fs, parents)
+
+
+def _sync_all(fs: Fs, parents: Iterable[Path]) -> None:
+    for parent in sorted(parents):
+        fs.fsync_dir(parent)
 
 
 def _take_closed(fs: Fs, path: Path, check_lease: Callable[[], None]) -> Path | None:

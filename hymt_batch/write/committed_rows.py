@@ -13,6 +13,7 @@ from hymt_batch.formats.field_rows import file_row
 from hymt_batch.fs import stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Document, Input, Shard
+from hymt_batch.state_layout import StateLayout
 from hymt_batch.write import row_record
 from hymt_batch.write.input_changes import RowRanges, changed_row, input_changed_error
 from hymt_batch.write.part_reader import PartReader
@@ -31,13 +32,13 @@ class CommittedRows:
     records: RecordStore
 
     @classmethod
-    def open(cls, fs: Fs, folder: Path, identity: str) -> CommittedRows:
+    def open(cls, fs: Fs, folder: Path, identity: str, layout: StateLayout) -> CommittedRows:
         """Open the rows of a job; reads nothing yet. `identity` is the sha256 of the job's identity."""
         return cls(
             fs,
-            PartReader(fs, folder, identity),
-            RunReader(fs, folder, identity),
-            RecordStore(fs, folder, identity),
+            PartReader(fs, folder, identity, layout),
+            RunReader(fs, folder, identity, layout),
+            RecordStore(fs, folder, identity, layout),
         )
 
     def source_digests(self, file_id: str, shard_index: int) -> dict[int, bytes]:

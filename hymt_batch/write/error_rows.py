@@ -23,12 +23,12 @@ MAX_LINE_BYTES = 64 << 20  # limit for a line in errors/
 def read_all(fs: Fs, folder: Path, job: JobRecord) -> Iterator[dict[str, str]]:
     """Yield the rows without a translation: of published files from errors/, of other files from what is committed."""
     for input in job.inputs:
-        record = file_record.read_record(fs, folder, input)
+        record = file_record.read_record(fs, folder, input, job.layout)
         if file_record.is_current(record, job, input):
             yield from read_errors_file(fs, manifest.errors_path(folder, input.rel))
             continue
-        reader = PartReader(fs, folder, job.identity_sha256)
-        records = RecordStore(fs, folder, job.identity_sha256)
+        reader = PartReader(fs, folder, job.identity_sha256, job.layout)
+        records = RecordStore(fs, folder, job.identity_sha256, job.layout)
         for shard_index in sorted({*reader.shard_indexes(input.file_id), *records.shard_indexes(input.file_id)}):
             rows = _recorded_rows(fs, records, input.file_id, shard_index)
             if rows is None:

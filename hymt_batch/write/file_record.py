@@ -14,31 +14,32 @@ from hymt_batch.fs import hash_file, stat_or_none, write_atomic
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import Input
+from hymt_batch.state_layout import StateLayout
 from hymt_batch.write.part import decode_shard_record
 from hymt_batch.write.shard_table import ShardTable
 
 log = logging.getLogger(__name__)
 
 
-def save_record(fs: Fs, folder: Path, input: Input, record: JsonDict) -> None:
+def save_record(fs: Fs, folder: Path, input: Input, record: JsonDict, layout: StateLayout) -> None:
     """Write the record of a published file. It is durable when its folder is synced, at the latest with the manifest.
 
     Without it the file is assembled again, to the same bytes.
     """
-    write_atomic(fs, record_path(folder, input), manifest.seal_compact(record), sync_folder=False)
+    write_atomic(fs, record_path(folder, input, layout), manifest.seal_compact(record), sync_folder=False)
 
 
-def record_path(folder: Path, input: Input) -> Path:
-    return manifest.file_state_folder(folder, input.file_id) / "file.json"
+def record_path(folder: Path, input: Input, layout: StateLayout) -> Path:
+    return layout.file_state(folder, input.file_id) / "file.json"
 
 
-def read_record(fs: Fs, folder: Path, input: Input) -> JsonDict | None:
+def read_record(fs: Fs, folder: Path, input: Input, layout: StateLayout) -> JsonDict | None:
     """Return the record of a published file; None if it is missing or damaged (it is made again from the row records).
 
     Raises:
         PermissionError: This user may not read it.
     """
-    return read_record_at(fs, record_path(folder, input), input)
+    return read_record_at(fs, record_path(folder, input, layout), input)
 
 
 def read_record_at(fs: Fs, path: Path, input: Input) -> JsonDict | None:

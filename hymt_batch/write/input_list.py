@@ -57,7 +57,7 @@ def take_inputs(
         for out_rel in lost_outputs:
             keep(out_rel)
     paths_in_use = frozenset(input.out_rel for input in requested.inputs)
-    discard_inputs(fs, folder, removed, check_lease, job.replaced_paths, paths_in_use, updated)
+    discard_inputs(fs, folder, removed, job.layout, check_lease, job.replaced_paths, paths_in_use, updated)
     changed = {input.rel for input in removed}
     units = file_units.regroup(requested.inputs, job.inputs, job.units, job.identity, changed)
     job = replace(job, inputs=requested.inputs, formats=requested.formats, units=units)

@@ -55,7 +55,13 @@ class JobOutput:
         self._config = output_settings.config_of_folder(opened.config, self._job)
         self._inputs, self._redo = requested.job.inputs, requested.accepts_changes
         self._store = PartStore(
-            self._fs, self.folder, self._job.identity_sha256, redo=self._redo, check_lease=check_guard, epoch=epoch
+            self._fs,
+            self.folder,
+            self._job.identity_sha256,
+            self._job.layout,
+            redo=self._redo,
+            check_lease=check_guard,
+            epoch=epoch,
         )
         self._closed_rows = ClosedRows(self._fs, self.folder, self._job)
 

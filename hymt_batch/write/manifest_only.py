@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from hymt_batch import manifest
+from hymt_batch import manifest, state_layout
 from hymt_batch.fs import has_content, list_names, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict, StateDamagedError
 from hymt_batch.records import Input
-from hymt_batch.write import cleanup, file_record, row_record
+from hymt_batch.write import file_record, row_record
 from hymt_batch.write.input_changes import hash_input, input_changed_error
 from hymt_batch.write.summary import Summary
 
@@ -30,11 +30,10 @@ STATE_LOST_NOTE = (
 
 def has_no_state(fs: Fs, folder: Path) -> bool:
     """True if the state of a folder has no record and no part of any file."""
-    file_states = cleanup.file_state_folders(fs, folder)
-    entries = ((file_state, name) for file_state in file_states for name in list_names(fs, file_state))
+    entries = (entry for path in state_layout.file_states(fs, folder) for entry in state_layout.shard_entries(fs, path))
     return not any(
-        name == "file.json" or row_record.RECORD_NAME.fullmatch(name) or list_names(fs, file_state / name)
-        for file_state, name in entries
+        entry.name == "file.json" or row_record.RECORD_NAME.fullmatch(entry.name) or list_names(fs, entry)
+        for entry in entries
     )
 
 
@@ -86,7 +85,7 @@ def read_if_complete(fs: Fs, folder: Path, job: JobRecord, inputs: Sequence[Inpu
     is_same_job = value["identity"] == job.identity and value.get("output_settings", {}) == job.output_settings
     if not is_same_job or not has_no_state(fs, folder):
         return None
-    if any(stat_or_none(fs, file_record.record_path(folder, input)) is not None for input in inputs):
+    if any(stat_or_none(fs, file_record.record_path(folder, input, job.layout)) is not None for input in inputs):
         return None  # the listing was stale
     if not has_content(fs, folder / "manifest.json", manifest.seal(value)):
         return None  # the same contents in other bytes: rebuild everything, this file too

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hymt_batch import file_units, manifest
+from hymt_batch import file_units, manifest, state_layout
 from hymt_batch.errors import DeviceError, ExitCode, HymtError, MissingError, PreflightError, Problem, StoppedError
 from hymt_batch.fs import OS_FS, remove
 from hymt_batch.fs_protocol import Fs
@@ -54,7 +54,8 @@ from hymt_batch.write.publisher import Publisher
 from hymt_batch.write.row_selection import Criteria, SelectedRows
 from hymt_batch.write.run_progress import RunProgress
 from hymt_batch.write.settings import WriteConfig
-from hymt_batch.write.storage import DurableFolders, check_space, check_storage
+from hymt_batch.write.space import check_space
+from hymt_batch.write.storage import DurableFolders, check_storage
 from hymt_batch.write.summary import Summary, summarize
 from hymt_batch.write.update import InputUpdate
 
@@ -70,7 +71,7 @@ class Output(JobOutput):
         super().__init__(opened, check_lease, epoch)
         self._check_lease, self._epoch = check_lease, epoch
         fs, folder, job, requested = self._fs, self.folder, self._job, opened.requested
-        self.attempts = AttemptMarkers(fs, folder)
+        self.attempts = AttemptMarkers(fs, folder, job.layout)
         self._skipped, self._hash_of, self._changes = requested.skipped, opened.hash_of, opened.changes
         self._lease, self._exited, self._opened_at = held_lease, False, time.monotonic()
         self._publisher = Publisher(fs, folder, job, self._inputs, self._config, self._access, self._store, check_lease)
@@ -144,10 +145,11 @@ class Output(JobOutput):
         if self._bare_manifest is not None:
             log.warning("%s: %s", folder.name, manifest_only.STATE_LOST_NOTE)
             return
-        self._publisher.load_published(redo=self._redo, is_new=self._is_new, hash_of=self._hash_of)
+        self._publisher.load_published(self._closed_rows, redo=self._redo, is_new=self._is_new, hash_of=self._hash_of)
         if open_inputs := self._publisher.unpublished_inputs():
-            check_space(fs, folder, open_inputs, self._config.min_free)
-            path_check.check_writable(fs, folder, open_inputs)
+            states = state_layout.file_states(fs, folder)
+            check_space(fs, folder, open_inputs, self._config.min_free, states)
+            path_check.check_writable(fs, folder, open_inputs, states)
         if not self._publisher.is_finished:
             input_locations.save(fs, folder, self._inputs, self._skipped)
 
@@ -302,8 +304,9 @@ class Output(JobOutput):
     def open_pass(self, record: PassRecord) -> PassOutput:
         """Open a pass of the job, to commit its rows."""
         with wrap_os_errors(f"pass {record.number}"):
+            access, check_lease, epoch = self._access, self._check_lease, self._epoch
             return PassOutput(
-                self._fs, self.folder, record, self._access, self._check_lease, self._epoch, close_job=self.close
+                self._fs, self.folder, record, self._job.layout, access, check_lease, epoch, close_job=self.close
             )
 
     def add_pass(self, record: PassRecord) -> None:
@@ -315,7 +318,7 @@ class Output(JobOutput):
             MissingError: Some rows of the pass are not recorded.
         """
         with wrap_os_errors(f"pass {record.number}"):
-            job_pass = passes.finished(self._fs, self.folder, record)
+            job_pass = passes.finished(self._fs, self.folder, record, self._job.layout)
         if job_pass is None:
             raise MissingError(
                 f"pass {record.number} of {self.folder.name} is not complete", fix="Run the same command again."
@@ -344,13 +347,15 @@ class Output(JobOutput):
         self.attempts.clear()
         stop_reason.clear(self._fs, self.folder)
         claim.clear(self._fs, self.folder)  # of tasks that came late: all that they work on is published
-        closed_rows.discard(self._fs, self.folder, self._check_lease)
+        with contextlib.suppress(HymtError):  # what is left is removed by the next run
+            if self._closed_rows.has_any():
+                closed_rows.discard(self._fs, self.folder, self._check_lease)
         if self._changes is not None:
             retired.remove_old(self._fs, self.folder, self._config.keep_retired_days)
         for input in self._inputs:  # last, because nothing needs the parts from here on
             if self._config.keep_rows and not self._store.can_have_parts(input):
                 continue
-            file_state = manifest.file_state_folder(self.folder, input.file_id)
+            file_state = self._job.layout.file_state(self.folder, input.file_id)
             cleanup.try_remove_rows(self._fs, file_state, keep_records=self._config.keep_rows)
         for job_pass in self._job.passes:
             pass_output.remove_leftovers(self._fs, passes.pass_folder(self.folder, job_pass.number))
@@ -368,7 +373,8 @@ def _prepare_folder(fs: Fs, folder: Path, requested: RequestedJob, access: Input
     """Choose the folder of a job, check that nothing blocks its paths, and create the folders inside."""
 
     def find_changes(candidate: Path, job: JobRecord) -> str:
-        return describe_changes(fs, candidate, requested.with_identity(job.identity), access.read_documents)
+        wanted = replace(requested.with_identity(job.identity), layout=job.layout)
+        return describe_changes(fs, candidate, wanted, access.read_documents)
 
     path_check.check_state(fs, folder)
     folder = ownership.choose_folder(fs, folder, requested, find_changes)
@@ -414,7 +420,7 @@ def _open_job(
     )
     if requested.accepts_changes:
         job = _separate_changed_files(fs, folder, job, requested.job.inputs, access)
-    update.close_changed()
+    update.close_changed(job)
     return OpenedFolder(folder, job, requested, access, config, fs, update.hash_of, update.changes)
 
 
@@ -432,8 +438,9 @@ def _check_change(
         changed := describe_changes(fs, folder, replace(job, inputs=inputs), access.read_documents)
     ):
         raise input_changed_error(changed)
-    check_space(fs, folder, inputs, config.min_free)
-    path_check.check_writable(fs, folder, inputs)
+    states = state_layout.file_states(fs, folder)
+    check_space(fs, folder, inputs, config.min_free, states)
+    path_check.check_writable(fs, folder, inputs, states)
 
 
 def _separate_changed_files(

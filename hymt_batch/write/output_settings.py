@@ -62,11 +62,11 @@ def reason_against_change(fs: Fs, folder: Path, job: JobRecord, requested: JobRe
     minimum = requested.output_settings.get(MIN_LOGPROB)
     recorded = identity_versions.with_added_output(job.output_settings)
     needs_logprobs = minimum is not None and minimum != recorded.get(MIN_LOGPROB)
-    rows = CommittedRows.open(fs, folder, job.identity_sha256)
+    rows = CommittedRows.open(fs, folder, job.identity_sha256, job.layout)
     wanted = replace(with_paths_of(job, requested), output_settings=requested.output_settings)
     for job_pass in job.passes if needs_logprobs else ():
         pass_folder, identity_sha256 = passes.pass_folder(folder, job_pass.number), manifest.digest(job_pass.identity)
-        if not CommittedRows.open(fs, pass_folder, identity_sha256).has_logprobs(passes.FILE_ID):
+        if not CommittedRows.open(fs, pass_folder, identity_sha256, job.layout.of_pass).has_logprobs(passes.FILE_ID):
             return f"rows of pass {job_pass.number} have no log-probabilities: it ran with {MIN_LOGPROB}=null"
     for input, wanted_input in zip(job.inputs, wanted.inputs, strict=True):
         if needs_logprobs and not rows.has_logprobs(input.file_id):
@@ -74,7 +74,7 @@ def reason_against_change(fs: Fs, folder: Path, job: JobRecord, requested: JobRe
                 f"rows of {input.rel} have no log-probabilities: they were decoded with {MIN_LOGPROB}=null, or by an "
                 "engine that gives none"
             )
-        record = file_record.read_record(fs, folder, input)
+        record = file_record.read_record(fs, folder, input, job.layout)
         if record is None or file_record.is_current(record, wanted, wanted_input):
             continue
         for shard in file_record.shard_table_of(record):

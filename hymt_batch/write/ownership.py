@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
-from hymt_batch import file_units, manifest
+from hymt_batch import file_units, manifest, state_layout
 from hymt_batch.errors import IdentityError, InputChangedError, PreflightError
 from hymt_batch.fs import list_names, remove, stat_or_none
 from hymt_batch.fs_protocol import Fs
@@ -30,7 +30,7 @@ from hymt_batch.records import SkippedFile
 from hymt_batch.write import adopted_identity, identity_versions, input_list, output_settings, passes, row_record
 from hymt_batch.write import part as parts
 from hymt_batch.write.changed_inputs import inputs_differ_error
-from hymt_batch.write.cleanup import file_state_folders, wipe
+from hymt_batch.write.cleanup import wipe
 from hymt_batch.write.input_changes import input_changed_error
 from hymt_batch.write.state_file import StateFileDamagedError
 
@@ -212,7 +212,8 @@ def read_or_recover_job(fs: Fs, folder: Path, requested: RequestedJob) -> JobRec
                 f"the folder were written with other settings",
                 fix=_suggested_fixes(folder),
             ) from None
-        return replace(job, passes=passes.recover(fs, folder))
+        layout = state_layout.find(fs, folder, job.layout)
+        return replace(job, layout=layout, passes=passes.recover(fs, folder, layout))
 
 
 def _recorded_identities(fs: Fs, folder: Path) -> Iterator[tuple[str, JsonDict | None]]:
@@ -224,20 +225,20 @@ def _recorded_identities(fs: Fs, folder: Path) -> Iterator[tuple[str, JsonDict |
         if isinstance(identity, dict) and manifest.digest(identity) == key:
             identities[key] = identity
         yield key, identities.get(key)
-    for file_state in file_state_folders(fs, folder):
+    for file_state in state_layout.file_states(fs, folder):
         with contextlib.suppress(StateDamagedError, KeyError):
             key = str(manifest.load(fs, file_state / "file.json")["identity"])
             yield key, identities.get(key)
-        for shard in list_names(fs, file_state):
-            if row_record.RECORD_NAME.fullmatch(shard):
+        for shard in state_layout.shard_entries(fs, file_state):
+            if row_record.RECORD_NAME.fullmatch(shard.name):
                 with contextlib.suppress(OSError, StateFileDamagedError):
-                    key = row_record.read_header(fs, file_state / shard).identity
+                    key = row_record.read_header(fs, shard).identity
                     yield key, identities.get(key)
                 continue
-            for name in list_names(fs, file_state / shard):
+            for name in list_names(fs, shard):
                 if parts.PART_NAME.fullmatch(name):
                     with contextlib.suppress(OSError, StateFileDamagedError):
-                        key = parts.read_header(fs, file_state / shard / name).identity
+                        key = parts.read_header(fs, shard / name).identity
                         yield key, identities.get(key)
 
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from hymt_batch import manifest
 from hymt_batch.errors import StoppedError
 from hymt_batch.fs import list_names
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Row, ShardRecord
+from hymt_batch.state_layout import StateLayout, shard_entries
 from hymt_batch.write import part as parts
 from hymt_batch.write import state_file
 from hymt_batch.write.part import PartHeader
@@ -82,20 +82,20 @@ def read_part_file(
 class PartReader:
     """Reads the parts of one identity in one folder."""
 
-    def __init__(self, fs: Fs, folder: Path, identity: str) -> None:
-        self._fs, self._folder, self._identity = fs, folder, identity
+    def __init__(self, fs: Fs, folder: Path, identity: str, layout: StateLayout) -> None:
+        self._fs, self._folder, self._identity, self._layout = fs, folder, identity, layout
         self._verified: dict[
             tuple[str, int], dict[int, VerifiedPart]
         ] = {}  # (file_id, shard index) -> part index -> part
         self._synced = SyncedNames(fs)
 
     def path(self, file_id: str, shard_index: int, part_index: int) -> Path:
-        file_state = manifest.file_state_folder(self._folder, file_id)
-        return file_state.joinpath(parts.shard_name(shard_index), parts.part_name(part_index))
+        return self.parts_folder(file_id, shard_index) / parts.part_name(part_index)
 
     def parts_folder(self, file_id: str, shard_index: int) -> Path:
         """Return the folder of the parts of a shard."""
-        return manifest.file_state_folder(self._folder, file_id) / parts.shard_name(shard_index)
+        file_state = self._layout.file_state(self._folder, file_id)
+        return self._layout.shard_parent(file_state, shard_index) / parts.shard_name(shard_index)
 
     def load(self, file_id: str, shard_index: int, part_index: int) -> tuple[PartHeader, list[Row]] | None:
         """Return the header and rows of an intact part of this job, or None. Quarantines a part that cannot be used."""
@@ -207,14 +207,12 @@ class PartReader:
 
     def shard_indexes(self, file_id: str) -> Iterator[int]:
         """Yield the indices of the shards of a file that have a folder."""
-        for name in list_names(self._fs, manifest.file_state_folder(self._folder, file_id)):
-            if match := parts.SHARD_NAME.fullmatch(name):
+        for path in shard_entries(self._fs, self._layout.file_state(self._folder, file_id)):
+            if match := parts.SHARD_NAME.fullmatch(path.name):
                 yield int(match[1])
 
     def part_indexes(self, file_id: str, shard_index: int) -> Iterator[int]:
-        for name in list_names(
-            self._fs, manifest.file_state_folder(self._folder, file_id) / parts.shard_name(shard_index)
-        ):
+        for name in list_names(self._fs, self.parts_folder(file_id, shard_index)):
             if match := parts.PART_NAME.fullmatch(name):
                 yield int(match[1])
 

@@ -14,12 +14,12 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from hymt_batch import manifest
 from hymt_batch.errors import HymtError, StoppedError
 from hymt_batch.fs import list_names, with_retries
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JsonDict, json_roundtrip
 from hymt_batch.records import ERROR_STATUSES, Input, Part, Row, Shard, ShardRecord
+from hymt_batch.state_layout import StateLayout
 from hymt_batch.storage_error import wrap_os_errors
 from hymt_batch.write import cleanup, row_record, storage
 from hymt_batch.write import part as parts
@@ -41,6 +41,7 @@ class PartStore:
         fs: Fs,
         folder: Path,
         identity: str,
+        layout: StateLayout,
         *,
         redo: bool = False,
         check_lease: Callable[[], None] = lambda: None,
@@ -52,13 +53,14 @@ class PartStore:
             fs: The file system.
             folder: The output folder.
             identity: sha256 of the job's identity; parts and records of other jobs are quarantined.
+            layout: Where its parts and records lie.
             redo: Decode rows that changed in the input again, instead of refusing them.
             check_lease: Raises if this process must not write any more.
             epoch: Epoch of the lease, recorded in parts.
         """
-        self._fs, self._folder, self._identity = fs, folder, identity
+        self._fs, self._folder, self._identity, self._layout = fs, folder, identity, layout
         self._redo, self._check_lease, self._epoch = redo, check_lease, epoch
-        self.rows = CommittedRows.open(fs, folder, identity)
+        self.rows = CommittedRows.open(fs, folder, identity, layout)
         self._reader, self.records = self.rows.reader, self.rows.records
         self._folders = self.records.folders
         self.runs = RunStore(
@@ -99,12 +101,12 @@ class PartStore:
         Raises:
             StoppedError: The file system failed three times.
         """
-        folders = [manifest.file_state_folder(self._folder, input.file_id) for input in inputs]
+        folders = [self._layout.file_state(self._folder, input.file_id) for input in inputs]
         with_retries("the state of a unit", lambda: self._folders.ensure_all(folders))
 
     def has_made_folder(self, input: Input) -> bool:
         """True if this process created or used the state folder of a file that is not published yet."""
-        return self._folders.knows(manifest.file_state_folder(self._folder, input.file_id))
+        return self._folders.knows(self._layout.file_state(self._folder, input.file_id))
 
     def has(self, part: Part) -> bool:
         """True if a part is committed, intact, and was decoded from exactly these rows.

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from hymt_batch.fs import list_names
 from hymt_batch.fs_protocol import Fs
-from hymt_batch.manifest import JobRecord, file_state_folder, state_folder
+from hymt_batch.manifest import JobRecord, state_folder
 from hymt_batch.records import Input, Shard, ShardRecord
+from hymt_batch.state_layout import FLAT, StateLayout, shard_parents
 from hymt_batch.write import passes
 from hymt_batch.write.attempts import AttemptMarkers
 from hymt_batch.write.cleanup import shard_folders
@@ -34,6 +35,7 @@ class PassOutput(JobOutput):
         fs: Fs,
         folder: Path,
         record: PassRecord,
+        layout: StateLayout,
         access: InputAccess,
         check_lease: Callable[[], None],
         epoch: int,
@@ -45,6 +47,7 @@ class PassOutput(JobOutput):
             fs: The file system.
             folder: The output folder of the job.
             record: The pass.
+            layout: That of the job.
             access: How the inputs of the job are read.
             check_lease: Raises if this process must not write any more.
             epoch: Epoch of the lease, recorded in parts.
@@ -52,12 +55,12 @@ class PassOutput(JobOutput):
         """
         path = passes.pass_folder(folder, record.number)
         remove_leftovers(fs, path)
-        job = JobRecord(record.identity, (record.input,), record.environment, "")
+        job = JobRecord(record.identity, (record.input,), record.environment, "", layout=layout.of_pass)
         opened = OpenedFolder(path, job, RequestedJob(job), access, WriteConfig(), fs)
         super().__init__(opened, check_lease, epoch)
         self.record, self._close_job = record, close_job
         DurableFolders(fs, path).ensure(state_folder(path) / "quarantine")
-        self.attempts = AttemptMarkers(fs, path)
+        self.attempts = AttemptMarkers(fs, path, layout.of_pass)
         self._num_rows_recorded = 0
         self._recorded: set[int] = set()  # indices of shards
 
@@ -101,9 +104,9 @@ class PassOutput(JobOutput):
 
 def remove_leftovers(fs: Fs, path: Path) -> None:
     """Remove temporary files of killed processes from the folder of a pass; call it under the lease."""
-    state = file_state_folder(path, FILE_ID)
+    state = FLAT.file_state(path, FILE_ID)
     with contextlib.suppress(OSError):  # they do no harm
-        for parent in (path, state_folder(path), state, *shard_folders(fs, state)):
+        for parent in (path, state_folder(path), *shard_parents(fs, state), *shard_folders(fs, state)):
             for name in list_names(fs, parent):
                 if name.startswith(".tmp-"):
                     with contextlib.suppress(OSError):

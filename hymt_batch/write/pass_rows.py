@@ -18,6 +18,7 @@ from hymt_batch.fs import read_twice
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobPass, JobRecord
 from hymt_batch.records import ERROR_STATUSES, HARD_FLAGS, Row, ShardRecord, Status
+from hymt_batch.state_layout import StateLayout
 from hymt_batch.write import passes
 from hymt_batch.write.passes import FILE_ID, PassRecord
 from hymt_batch.write.record_store import RecordStore
@@ -56,8 +57,8 @@ class PassTable:
     shards: Sequence[int]  # number of the first row of each shard
 
     @classmethod
-    def open(cls, fs: Fs, folder: Path, job_pass: JobPass) -> PassTable | None:
-        """Open a finished pass; None if its record is lost.
+    def open(cls, fs: Fs, folder: Path, job_pass: JobPass, layout: StateLayout) -> PassTable | None:
+        """Open a finished pass of a job with this layout; None if its record is lost.
 
         Raises:
             OSError: It cannot be read. It may be intact.
@@ -65,7 +66,7 @@ class PassTable:
         record = passes.read_if_intact(fs, folder, job_pass.number)
         if record is None or record.identity != job_pass.identity:
             return None
-        store = RecordStore(fs, passes.pass_folder(folder, record.number), record.identity_sha256)
+        store = RecordStore(fs, passes.pass_folder(folder, record.number), record.identity_sha256, layout.of_pass)
         return cls(record, store, job_pass.shards)
 
     def rows_of(self, file_id: str, first_row: int, end_row: int) -> Iterator[tuple[int, int]]:
@@ -95,7 +96,7 @@ class PassRows:
             refuse_damage: Raises if rows of a pass are damaged, for a reader that changes nothing. None moves a damaged
                 record to quarantine, and uses the earlier rows.
         """
-        self._fs, self._folder, self._refuse_damage = fs, folder, refuse_damage
+        self._fs, self._folder, self._layout, self._refuse_damage = fs, folder, job.layout, refuse_damage
         self._passes = {job_pass.number: job_pass for job_pass in job.passes}
         self._tables: dict[int, PassTable | None] = {}  # by number of the pass
         self._loaded: dict[int, tuple[int, ShardRows | None]] = {}  # number of the pass -> its last shard, with index
@@ -108,7 +109,7 @@ class PassRows:
         """Yield number and index of each shard of each pass, and where its record is."""
         for number, job_pass in self._passes.items():
             folder = passes.pass_folder(self._folder, number)
-            records = RecordStore(self._fs, folder, manifest.digest(job_pass.identity))
+            records = RecordStore(self._fs, folder, manifest.digest(job_pass.identity), self._layout.of_pass)
             for index in range(len(job_pass.shards)):
                 yield number, index, records.path(FILE_ID, index)
 
@@ -132,7 +133,7 @@ class PassRows:
 
     def _table(self, number: int) -> PassTable | None:
         if number not in self._tables:
-            table = self._tables[number] = PassTable.open(self._fs, self._folder, self._passes[number])
+            table = self._tables[number] = PassTable.open(self._fs, self._folder, self._passes[number], self._layout)
             if table is None:
                 self._report_damage(f"the record of pass {number} is missing or damaged")
         return self._tables[number]

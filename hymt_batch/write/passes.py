@@ -29,6 +29,7 @@ from hymt_batch.manifest import (
     StateUnreadableError,
 )
 from hymt_batch.records import Input
+from hymt_batch.state_layout import FLAT, StateLayout
 from hymt_batch.storage_error import wrap_os_errors, write_error
 from hymt_batch.write import taken_state
 from hymt_batch.write.record_store import RecordStore
@@ -110,7 +111,7 @@ def pass_folder(folder: Path, number: int) -> Path:
 
 def state_folder_of(folder: Path, number: int) -> Path:
     """Return the folder of the parts and row records of a pass."""
-    return manifest.file_state_folder(pass_folder(folder, number), FILE_ID)
+    return FLAT.file_state(pass_folder(folder, number), FILE_ID)
 
 
 def create(
@@ -251,9 +252,9 @@ def discard_all(fs: Fs, folder: Path) -> None:
         remove_tree(fs, path)
 
 
-def finished(fs: Fs, folder: Path, record: PassRecord) -> JobPass | None:
-    """Return what a job records of a pass whose rows are all recorded and intact; None if some are missing."""
-    store = RecordStore(fs, pass_folder(folder, record.number), record.identity_sha256)
+def finished(fs: Fs, folder: Path, record: PassRecord, layout: StateLayout) -> JobPass | None:
+    """Return what a job of this layout records of a pass whose rows are all recorded; None if some are missing."""
+    store = RecordStore(fs, pass_folder(folder, record.number), record.identity_sha256, layout.of_pass)
     environments: dict[bytes, JsonDict] = {}
     num_rows, shards = 0, list[int]()
     for index in count():
@@ -274,7 +275,7 @@ def finished(fs: Fs, folder: Path, record: PassRecord) -> JobPass | None:
     return JobPass(record.number, record.identity, record.statuses, record.flags, files, listed, tuple(shards))
 
 
-def recover(fs: Fs, folder: Path) -> tuple[JobPass, ...]:
+def recover(fs: Fs, folder: Path, layout: StateLayout) -> tuple[JobPass, ...]:
     """Return the finished passes of a job whose `job.json` is lost, by what is in their folders.
 
     They are those of the job of the folder: a job that starts over removes them.
@@ -285,7 +286,7 @@ def recover(fs: Fs, folder: Path) -> tuple[JobPass, ...]:
     found: list[JobPass] = []
     for number in count(1):
         record = read_if_intact(fs, folder, number)
-        job_pass = None if record is None else finished(fs, folder, record)
+        job_pass = None if record is None else finished(fs, folder, record, layout)
         if job_pass is None:
             return tuple(found)
         found.append(job_pass)

@@ -15,14 +15,14 @@ from hymt_batch.errors import ConfigError, PreflightError
 from hymt_batch.fs import list_names, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Input
+from hymt_batch.state_layout import file_states, shard_parents
 from hymt_batch.storage_error import describe_type
 from hymt_batch.write.cleanup import shard_folders
-from hymt_batch.write.file_record import record_path
 
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4095
 """Maximum bytes of a name and of a path on common systems; programs that read the output cannot open a longer path."""
 
-MAX_STATE_PATH_BYTES = len("/.hymt/f0123456789abcdef/s0000000/.tmp-p00000-") + 32
+MAX_STATE_PATH_BYTES = len("/.hymt/g012/f0123456789abcdef/s0001000-0001999/s0001000/.tmp-p00000-") + 32
 """Maximum number of bytes that a path in `.hymt` adds to the path of the output folder."""
 
 STATE_FOLDERS = (".hymt", ".hymt/lease", ".hymt/quarantine", ".hymt/attempts", ".hymt/spool", ".hymt/passes")
@@ -90,20 +90,21 @@ def check_inputs(fs: Fs, folder: Path, inputs: Iterable[Input]) -> None:
     _raise_if_any(input_obstacles(fs, folder, inputs))
 
 
-def check_writable(fs: Fs, folder: Path, inputs: Iterable[Input]) -> None:
+def check_writable(fs: Fs, folder: Path, inputs: Iterable[Input], states: Iterable[Path]) -> None:
     """Check, before anything is decoded, that the files of these inputs can be created.
+
+    `states` has the state folders of all files.
 
     Raises:
         PreflightError: This user may not write in one of the folders.
     """
     root = manifest.state_folder(folder)
-    folders, existing = {folder, root}, frozenset(list_names(fs, root))
-    inputs, has_states = list(inputs), any(name.startswith("f") for name in existing)
+    inputs = list(inputs)
+    folders, wanted = {folder, root}, frozenset(f"f{input.file_id}" for input in inputs)
     folders |= manifest.published_folders(folder, inputs)
-    for input in inputs if has_states else ():
-        if f"f{input.file_id}" in existing:  # else it will be created in the one above
-            state = manifest.file_state_folder(folder, input.file_id)
-            folders |= {state, *shard_folders(fs, state)}
+    for state in states:
+        if state.name in wanted:  # others will be created in the one above
+            folders |= {state.parent, *shard_parents(fs, state), *shard_folders(fs, state)}
     is_folder: dict[Path, bool] = {folder: True}  # path -> whether it exists and is a folder
     checked = set[Path]()
     for path in sorted(folders):
@@ -140,7 +141,8 @@ def state_obstacles(fs: Fs, folder: Path) -> Iterator[tuple[Path, str]]:
 
 def input_obstacles(fs: Fs, folder: Path, inputs: Iterable[Input]) -> Iterator[tuple[Path, str]]:
     """Like `state_obstacles`, for the output files and records of the inputs."""
-    checker, states = _PathChecker(fs, folder), frozenset(list_names(fs, manifest.state_folder(folder)))
+    checker = _PathChecker(fs, folder)
+    states = {path.name: path for path in file_states(fs, folder, checker.check_folder)}
     roots = {name: checker.has_names(folder / name) for name in ("translated", "errors", "review")}
     for input in inputs:
         if roots["translated"]:
@@ -148,8 +150,8 @@ def input_obstacles(fs: Fs, folder: Path, inputs: Iterable[Input]) -> Iterator[t
         for key, path in manifest.list_paths(folder, input.rel).items() if roots["errors"] or roots["review"] else ():
             if roots[key]:
                 checker.check_file(path)
-        if f"f{input.file_id}" in states:
-            checker.check_file(record_path(folder, input))
+        if (state := states.get(f"f{input.file_id}")) is not None:
+            checker.check_file(state / "file.json")
         yield from checker.obstacles
         checker.obstacles.clear()
 

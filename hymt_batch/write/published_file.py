@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
-from hymt_batch import manifest
 from hymt_batch.formats import registry
 from hymt_batch.formats.field_rows import ends_row, file_row
 from hymt_batch.formats.format import Kind, Writer
@@ -26,6 +25,7 @@ from hymt_batch.formats.writer import open_writer, output_encoding
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JsonDict
 from hymt_batch.records import UNLISTED_STATUSES, Document, Input, Preamble, Row, ShardRecord, Status
+from hymt_batch.state_layout import StateLayout
 from hymt_batch.storage_error import write_error
 from hymt_batch.write.error_line import error_line
 from hymt_batch.write.input_changes import (
@@ -105,6 +105,7 @@ class Assembly:
     load_rows: Callable[[ShardRecord], ShardRows]  # returns the verified rows of a shard
     access: InputAccess
     config: WriteConfig
+    layout: StateLayout  # where the record of the file lies
     identity: str
     settings_sha256: str  # of the output settings; "" if the identity has them
     check_lease: Callable[[], None]  # raises if the lease is lost, so that nothing may be published
@@ -159,7 +160,7 @@ def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:
     if assembly.settings_sha256:
         record["settings_sha256"] = assembly.settings_sha256
     record["shards"] = assembly.shards.pack()
-    assembly.make_folder(manifest.file_state_folder(folder, input.file_id))
+    assembly.make_folder(assembly.layout.file_state(folder, input.file_id))
     errors = record["errors"]["rows"] if record["errors"] else 0
     size = record["output"]["bytes"] if record["output"] else 0
     log.debug("published file=%r rows=%d errors=%d bytes=%d", input.out_rel, tally.num_rows, errors, size)

@@ -70,6 +70,7 @@ class Publisher:
         """
         self._fs, self._folder, self._job, self._inputs = fs, folder, job, tuple(inputs)
         self._config, self._access, self._store, self._check_lease = config, access, store, check_lease
+        self._layout = job.layout
         self._folders = store.records.folders  # of the state of the same files
         self._identity_sha256, self._settings_sha256 = job.identity_sha256, job.settings_sha256  # needed for each file
         self.published: dict[str, _Published] = {}  # file id -> the published file; read-only for callers
@@ -100,11 +101,17 @@ class Publisher:
         return [input for input in self._inputs if input.file_id not in self.published]
 
     def load_published(
-        self, *, redo: bool, is_new: bool = False, hash_of: Callable[[Input], JsonDict] = hash_input
+        self,
+        closed: ClosedRows,
+        *,
+        redo: bool,
+        is_new: bool = False,
+        hash_of: Callable[[Input], JsonDict] = hash_input,
     ) -> None:
         """Find the files that are published and intact, and whose inputs did not change.
 
         Args:
+            closed: The closed generations of the job.
             redo: Decode the rows of changed inputs again.
             is_new: This run created the job: no file is published, unless another run has taken over and finished.
             hash_of: Returns size and sha256 of an input.
@@ -118,9 +125,8 @@ class Publisher:
         path = self._folder / "manifest.json"
         if is_new and stat_or_none(self._fs, path) is None:
             return
-        closed = ClosedRows(self._fs, self._folder, self._job)
         for input in self._inputs:
-            record = file_record.read_record(self._fs, self._folder, input)
+            record = file_record.read_record(self._fs, self._folder, input, self._layout)
             if record is None and (earlier := closed.record(input)) is not None:
                 self._will_replace(input, earlier)
                 continue
@@ -147,7 +153,7 @@ class Publisher:
                 self._own_sha256s[record["out_rel"]] = file_record.output_sha256(record)
                 continue
             self._own_sha256s[record["out_rel"]] = file_record.output_sha256(record)
-            remove(self._fs, file_record.record_path(self._folder, input))
+            remove(self._fs, file_record.record_path(self._folder, input, self._layout))
         self._load_manifest(path)
 
     def _load_manifest(self, path: Path) -> None:
@@ -172,7 +178,7 @@ class Publisher:
     def _set_published(self, input: Input, record: JsonDict, shards: ShardTable) -> None:
         self.published[input.file_id] = _Published(self._pool.keep(record, input.rel, input.out_rel), shards)
         self._complete_shards.pop(input.file_id, None)
-        self._folders.forget_folder(manifest.file_state_folder(self._folder, input.file_id))
+        self._folders.forget_folder(self._layout.file_state(self._folder, input.file_id))
         self._outdated.pop(input.file_id, None)
 
     def file_records(self) -> FileRecords:
@@ -203,8 +209,8 @@ class Publisher:
             with wrap_os_errors(f"the record of {shard.input.rel}"):
                 published = self.published[shard.input.file_id].record.to_json()
                 self._own_sha256s[shard.input.out_rel] = file_record.output_sha256(published)
-                remove(self._fs, file_record.record_path(self._folder, shard.input))
-                self._fs.fsync_dir(file_record.record_path(self._folder, shard.input).parent)
+                remove(self._fs, file_record.record_path(self._folder, shard.input, self._layout))
+                self._fs.fsync_dir(file_record.record_path(self._folder, shard.input, self._layout).parent)
         fix = "run the same command again; if you see this error again, set on_input_change=redo"
         raise input_changed_error(f"{shard.name} changed after this run began", fix)
 
@@ -215,7 +221,11 @@ class Publisher:
         """
         num_assembled = 0
         for input in self._inputs:
-            record = file_record.read_record(self._fs, self._folder, input) if input.file_id in self._outdated else None
+            record = (
+                file_record.read_record(self._fs, self._folder, input, self._layout)
+                if input.file_id in self._outdated
+                else None
+            )
             if record is not None and self._store.finish_shards(input, shards := file_record.shard_table_of(record)):
                 self._publish(input, shards)
                 num_assembled += 1
@@ -276,6 +286,7 @@ class Publisher:
             load_rows=lambda shard: self._load_rows(input.file_id, shard),
             access=self._access,
             config=self._config,
+            layout=self._layout,
             identity=self._identity_sha256,
             settings_sha256=self._settings_sha256,
             check_lease=self._check_lease,
@@ -295,10 +306,10 @@ class Publisher:
                 self._remove_replaced_files(input)
                 if self._redo:
                     self._store.records.remove_beyond(input.file_id, shards.end)
-                file_record.save_record(self._fs, self._folder, input, record)
+                file_record.save_record(self._fs, self._folder, input, record, self._layout)
         except StoppedError:
             # another process may have published the file in the meantime
-            other_record = file_record.read_record(self._fs, self._folder, input)
+            other_record = file_record.read_record(self._fs, self._folder, input, self._layout)
             if (
                 other_record is None
                 or not file_record.is_current(other_record, self._job, input)
@@ -357,7 +368,7 @@ class Publisher:
         if not self._has_manifest or (self._job.formats and self._listed_skipped != tuple(skipped)):
             with wrap_os_errors("manifest.json"):
                 for input in self._inputs:  # the names of all files must be durable before the manifest is
-                    self._fs.fsync_dir(manifest.file_state_folder(self._folder, input.file_id))
+                    self._fs.fsync_dir(self._layout.file_state(self._folder, input.file_id))
                 for folder in sorted(self._published_folders()):
                     sync_if_any(self._fs, folder)  # perhaps no file has a list of rows there
                 self._check_lease()

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from hymt_batch import manifest
-from hymt_batch.fs import list_names, publish, remove, replace, with_retries, write_new
+from hymt_batch.fs import publish, remove, replace, with_retries, write_new
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import ShardRecord
+from hymt_batch.state_layout import StateLayout, shard_entries
 from hymt_batch.write import row_record, state_file
 from hymt_batch.write.quarantine import quarantine
 from hymt_batch.write.row_record import RecordContents, RecordHeader, ShardRows
@@ -29,14 +29,15 @@ T = TypeVar("T")
 class RecordStore:
     """The row records of one identity in one folder."""
 
-    def __init__(self, fs: Fs, folder: Path, identity: str) -> None:
-        self._fs, self._folder, self._identity = fs, folder, identity
+    def __init__(self, fs: Fs, folder: Path, identity: str, layout: StateLayout) -> None:
+        self._fs, self._folder, self._identity, self._layout = fs, folder, identity, layout
         self.folders = DurableFolders(fs, folder)  # shared with the parts, which are in the same folders
         self._last: tuple[str, ShardRows] | None = None  # id of a file, and what was recorded last
         self._synced = SyncedNames(fs)
 
     def path(self, file_id: str, shard_index: int) -> Path:
-        return manifest.file_state_folder(self._folder, file_id) / row_record.record_name(shard_index)
+        file_state = self._layout.file_state(self._folder, file_id)
+        return self._layout.shard_parent(file_state, shard_index) / row_record.record_name(shard_index)
 
     def header(self, file_id: str, shard_index: int) -> RecordHeader | None:
         """Return the header of an intact record, or None; quarantines a record that cannot be used."""
@@ -157,8 +158,8 @@ class RecordStore:
 
     def shard_indexes(self, file_id: str) -> Iterator[int]:
         """Yield the indices of the shards of a file that have a record."""
-        for name in list_names(self._fs, manifest.file_state_folder(self._folder, file_id)):
-            if match := row_record.RECORD_NAME.fullmatch(name):
+        for path in shard_entries(self._fs, self._layout.file_state(self._folder, file_id)):
+            if match := row_record.RECORD_NAME.fullmatch(path.name):
                 yield int(match[1])
 
     def digests(self, file_id: str, shard_index: int) -> dict[int, bytes]:

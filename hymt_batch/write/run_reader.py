@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hymt_batch import manifest
 from hymt_batch.fs import list_names
 from hymt_batch.fs_protocol import Fs
+from hymt_batch.state_layout import StateLayout
 from hymt_batch.write import part as parts
 from hymt_batch.write import segment_run
 from hymt_batch.write.part_reader import read_part_file
@@ -44,15 +44,16 @@ def rows_in_progress(headers: Iterable[RunHeader]) -> list[RowInProgress]:
 class RunReader:
     """Reads the runs of one identity in one folder."""
 
-    def __init__(self, fs: Fs, folder: Path, identity: str) -> None:
-        self._fs, self._folder, self._identity = fs, folder, identity
+    def __init__(self, fs: Fs, folder: Path, identity: str, layout: StateLayout) -> None:
+        self._fs, self._folder, self._identity, self._layout = fs, folder, identity, layout
         self._synced = SyncedNames(fs)
 
     def path(self, file_id: str, shard_index: int, part_index: int, run_index: int) -> Path:
         return self._shard_folder(file_id, shard_index) / parts.run_name(part_index, run_index)
 
     def _shard_folder(self, file_id: str, shard_index: int) -> Path:
-        return manifest.file_state_folder(self._folder, file_id) / parts.shard_name(shard_index)
+        file_state = self._layout.file_state(self._folder, file_id)
+        return self._layout.shard_parent(file_state, shard_index) / parts.shard_name(shard_index)
 
     def load(
         self, file_id: str, shard_index: int, part_index: int, run_index: int

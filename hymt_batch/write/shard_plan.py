@@ -21,6 +21,7 @@ from hymt_batch.fs import remove, stat_or_none, write_atomic
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JsonDict, StateDamagedError, StateMissingError, StatePermissionError
 from hymt_batch.records import Input, ShardRecord, SkippedFile, plural
+from hymt_batch.state_layout import FLAT, StateLayout
 from hymt_batch.write.shard_table import ShardTable
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class ShardPlan:
     settings: JsonDict  # of the job, nested as in its dataclasses
     formats: Sequence[str] = ()
     skipped: Sequence[SkippedFile] = ()
+    layout: StateLayout = FLAT  # of the job
 
     @cached_property
     def _groups(self) -> list[tuple[PlannedFile, ...]]:
@@ -212,7 +214,7 @@ def _to_json(plan: ShardPlan) -> JsonDict:
         "settings": plan.settings,
         "formats": list(plan.formats),
         "skipped": [asdict(file) for file in plan.skipped],
-    }
+    } | ({"layout": asdict(plan.layout)} if plan.layout != FLAT else {})
 
 
 def _from_json(value: JsonDict) -> ShardPlan:
@@ -235,4 +237,5 @@ def _from_json(value: JsonDict) -> ShardPlan:
         dict(value["settings"]),
         tuple(map(str, value["formats"])),
         manifest.skipped_in(value),
+        manifest.read_layout(value),
     )

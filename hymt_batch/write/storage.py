@@ -1,4 +1,4 @@
-"""Check that the file system of an output folder supports the commit protocol and has enough space; create folders.
+"""Check that the file system of an output folder supports the commit protocol; create folders and publish parts.
 
 All checks run before a model is loaded. Independent of jobs and parts.
 """
@@ -9,22 +9,19 @@ import contextlib
 import errno
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from hymt_batch.errors import PreflightError
-from hymt_batch.fs import LINK_UNSUPPORTED_ERRNOS, list_names, publish, remove, replace, stat_or_none, write_new
+from hymt_batch.fs import LINK_UNSUPPORTED_ERRNOS, publish, remove, replace, stat_or_none, write_new
 from hymt_batch.fs_protocol import Fs
-from hymt_batch.manifest import file_state_folder, state_folder
-from hymt_batch.records import Input
+from hymt_batch.manifest import state_folder
 from hymt_batch.storage_error import output_folder_error
 
 log = logging.getLogger(__name__)
 
 PROBE_PREFIX = "probe-"
-SPACE_FACTOR = 2.2  # output bytes per input byte: parts and assembled files exist at the same time
-MIN_FREE_BYTES, MIN_FREE_INODES = 1 << 20, 64  # required for a job of any size
 
 NOT_EXCLUSIVE = "creates a file that already exists (O_EXCL has no effect)"
 NOT_REPLACING = "does not replace a file on rename"
@@ -60,6 +57,10 @@ class DurableFolders:
 
     def ensure_all(self, paths: Iterable[Path]) -> None:
         """Create folders as `ensure` does, and sync each folder above them once."""
+        paths = list(paths)
+        above = dict.fromkeys(path.parent for path in paths if path != self._root)
+        if new := [path for path in above if path not in self._created]:
+            self.ensure_all(new)  # groups of files are below one folder, which is synced once
         created: dict[Path, bool] = {}
         for path in paths:
             if path not in self._created and path not in created and (is_new := self._create(path)) is not None:
@@ -229,70 +230,3 @@ def _unsupported_error(folder: Path, what: str) -> PreflightError:
         why="a stopped job could not be resumed safely there",
         fix="Set output_dir= to a local or a POSIX network file system.",
     )
-
-
-def required_space(fs: Fs, folder: Path, inputs: Sequence[Input], min_free: int | str) -> tuple[int, int]:
-    """Return the free bytes and inodes that a job needs to start; arguments as for `check_space`."""
-    if min_free != "auto":
-        return int(min_free), 0
-    size = sum(_input_bytes(i) * (4 if i.compression else 1) for i in inputs)
-    bytes_needed = max(0, int(size * SPACE_FACTOR) - _committed_bytes(fs, folder, inputs)) + MIN_FREE_BYTES
-    return bytes_needed, 4 * len(inputs) + size // (64 << 10) + MIN_FREE_INODES
-
-
-def check_space(fs: Fs, folder: Path, inputs: Sequence[Input], min_free: int | str) -> None:
-    """Check that the output fits on the file system.
-
-    Args:
-        fs: The file system.
-        folder: The output folder; it exists.
-        inputs: The files still to be translated.
-        min_free: The setting write.min_free: bytes, or "auto" to estimate them from the inputs.
-
-    Raises:
-        PreflightError: Too few bytes or inodes are free.
-    """
-    bytes_free, inodes_free = fs.statvfs(folder)
-    bytes_needed, inodes_needed = required_space(fs, folder, inputs, min_free)
-    if bytes_free < bytes_needed:
-        raise PreflightError(
-            f"the file system under {folder} has {_mib(bytes_free)} MiB free, and this job needs about "
-            f"{_mib(bytes_needed)} MiB",
-            fix="Free some space, or set output_dir= to another file system, or write.min_free=0 to start anyway.",
-        )
-    if inodes_free is not None and inodes_free < inodes_needed:
-        raise PreflightError(
-            f"the file system under {folder} has {inodes_free} inodes free, and this job needs about {inodes_needed}",
-            fix="Remove some files, or set output_dir= to another file system, or write.min_free=0 to start anyway.",
-        )
-
-
-def _mib(size: int) -> str:
-    return f"{size / (1 << 20):.1f}"
-
-
-def _input_bytes(input: Input) -> int:
-    if input.size is not None:
-        return input.size
-    root = Path(input.path)
-    try:
-        return sum(p.stat().st_size for p in root.rglob("*")) if root.is_dir() else root.stat().st_size
-    except OSError:
-        return 0  # the source stage reports it with a better message
-
-
-def _committed_bytes(fs: Fs, folder: Path, inputs: Sequence[Input]) -> int:
-    """Return the size of all parts and row records that already exist."""
-    num_bytes, existing = 0, frozenset(list_names(fs, state_folder(folder)))
-    for input in inputs:
-        file_state = file_state_folder(folder, input.file_id)
-        if file_state.name not in existing:
-            continue
-        for shard in list_names(fs, file_state):
-            for path in (
-                file_state / shard,
-                *(file_state / shard / part for part in list_names(fs, file_state / shard)),
-            ):
-                stat = stat_or_none(fs, path)
-                num_bytes += stat.size if stat and stat.kind == "file" else 0
-    return num_bytes

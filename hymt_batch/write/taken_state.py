@@ -21,6 +21,7 @@ from hymt_batch import manifest
 from hymt_batch.errors import StoppedError
 from hymt_batch.fs import list_names, stat_or_none
 from hymt_batch.fs_protocol import Fs
+from hymt_batch.state_layout import FILE_GROUP, list_grouped
 
 log = logging.getLogger(__name__)
 
@@ -117,11 +118,12 @@ def _join(fs: Fs, taken: Path, path: Path) -> None:
 def give_back_all(fs: Fs, folder: Path) -> None:
     """Put the folders back that killed processes took. Call it under the lease, before anything else is read."""
     root = manifest.state_folder(folder)
-    for parent in (root, root / "passes"):
-        if names := [name for name in list_names(fs, parent) if TAKEN_NAME.fullmatch(name)]:
-            for name in names:
-                give_back(fs, parent / name)
-            fs.fsync_dir(parent)
+    found = [*list_grouped(fs, root, FILE_GROUP), *(root / "passes" / name for name in list_names(fs, root / "passes"))]
+    taken = [path for path in found if TAKEN_NAME.fullmatch(path.name)]
+    for path in taken:
+        give_back(fs, path)
+    for parent in dict.fromkeys(path.parent for path in taken):
+        fs.fsync_dir(parent)
 
 
 def _add_missing(fs: Fs, source: Path, target: Path) -> None:

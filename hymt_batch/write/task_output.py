@@ -57,14 +57,14 @@ class TaskOutput(JobOutput):
     def __init__(self, opened: OpenedFolder, task: Task) -> None:
         """Use `open`."""
         fs, folder = opened.fs, opened.path
-        self.claims = Claims(fs, folder, task.lease_times.ttl_s, task.lease_times.beat_s)
+        self.claims = Claims(fs, folder, task.plan.layout, task.lease_times.ttl_s, task.lease_times.beat_s)
         super().__init__(opened, self.claims.check)
         self._task = task
         self._open_units = [task.plan.unit(index) for index in task.units]  # not known to be complete
         self._unit_of: dict[tuple[str, int], int] = {}  # (file_id, shard index) -> unit, of what is decoded
         self._shards_left: dict[int, set[tuple[str, int]]] = {}  # unit -> its shards without a record
         own = {(file.input.file_id, shard.index) for unit in self._open_units for file, shard in unit.shards()}
-        self.attempts = AttemptMarkers(fs, folder, lambda file_id, shard_index: (file_id, shard_index) in own)
+        self.attempts = AttemptMarkers(fs, folder, opened.job.layout, own)
 
     def find_known(self, shard: Shard, prompts: Sequence[Prompt]) -> KnownRows:
         """See `JobOutput.find_known`. An update records that it began: only then is the folder of all files listed."""
@@ -170,7 +170,7 @@ class TaskOutput(JobOutput):
         )
 
     def _is_published(self, input: Input) -> bool:
-        record = file_record.read_record(self._fs, self.folder, input)
+        record = file_record.read_record(self._fs, self.folder, input, self._job.layout)
         return record is not None and record["identity"] == self._job.identity_sha256
 
     def finish_skipped_shard(self, input: Input, record: ShardRecord) -> None:

@@ -51,8 +51,8 @@ def read(fs: Fs, folder: Path, max_beat_age_s: float) -> TaskStatus | None:
 
 def _read_tasks(fs: Fs, folder: Path, max_beat_age_s: float) -> Iterator[dict[str, Any]]:
     me = holders.current_process()
-    for unit, holder in claim.read_all(fs, folder):
-        file_stat = stat_or_none(fs, claim.claim_path(folder, unit))
+    for unit, path, holder in claim.read_all(fs, folder):
+        file_stat = stat_or_none(fs, path)
         if holder is None or file_stat is None:
             continue
         age_s = max(0.0, round(time.time() - file_stat.mtime_ns / 1e9, 1))

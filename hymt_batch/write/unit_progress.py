@@ -18,7 +18,7 @@ class UnitProgress:
 
     def __init__(self, fs: Fs, folder: Path, plan: ShardPlan) -> None:
         self._fs, self._folder, self._plan = fs, folder, plan
-        self._records = RecordStore(fs, folder, plan.identity_sha256)
+        self._records = RecordStore(fs, folder, plan.identity_sha256, plan.layout)
         self._published: dict[str, bool] = {}  # file id -> whether the file is published, of the last file
 
     def is_complete(self, unit: PlannedUnit) -> bool:
@@ -45,7 +45,7 @@ class UnitProgress:
 
     def _is_published(self, input: Input) -> bool:
         if input.file_id not in self._published:
-            record = file_record.read_record(self._fs, self._folder, input)
+            record = file_record.read_record(self._fs, self._folder, input, self._plan.layout)
             is_published = record is not None and record["identity"] == self._plan.identity_sha256
             self._published = {input.file_id: is_published}
         return self._published[input.file_id]

@@ -19,6 +19,7 @@ from hymt_batch.fs import hash_file, remove, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import FileChanges, JobRecord, JsonDict
 from hymt_batch.records import Input
+from hymt_batch.state_layout import StateLayout
 from hymt_batch.write import adopted_identity, changed_inputs, closed_rows, file_record, identity_versions, retired
 from hymt_batch.write.input_changes import hash_input
 from hymt_batch.write.ownership import RequestedJob
@@ -68,7 +69,7 @@ class InputUpdate:
             adopted = adopted_identity.adopt(job, requested.job, requested.auto_keys)
         updated = record_changes(self._fs, self._folder, job, adopted, self._inputs, changed)
         # these at once: what is left of their state is removed when the job takes the new inputs
-        closed_rows.close(self._fs, self._folder, [i for i in changed if i.rel in reread], self._check_lease)
+        self._close([i for i in changed if i.rel in reread], job.layout)
         changed = [input for input in changed if input.rel not in reread]
         self._to_close = list(dict.fromkeys([*changed, *self._with_earlier_identity(updated)]))
         self.changes = FileChanges() if is_finished and updated is job else updated.changes
@@ -76,7 +77,7 @@ class InputUpdate:
 
     def _is_changed(self, job: JobRecord, input: Input, is_reread: bool) -> bool:
         """Return whether a file is published, and its input has other bytes now or is read in another way."""
-        record = file_record.read_record(self._fs, self._folder, input)
+        record = file_record.read_record(self._fs, self._folder, input, job.layout)
         if record is None or (record["input"] == self.hash_of(input) and not is_reread):
             return False
         return record["identity"] == job.identity_sha256 or adopted_identity.is_earlier(job, record["identity"])
@@ -85,7 +86,7 @@ class InputUpdate:
         """Return the files that were published before their job went on with another identity."""
         earlier = []
         for input in self._inputs if job.earlier else ():
-            record = file_record.read_record(self._fs, self._folder, input)
+            record = file_record.read_record(self._fs, self._folder, input, job.layout)
             if record is not None and adopted_identity.is_earlier(job, record["identity"]):
                 earlier.append(input)
         return earlier
@@ -99,10 +100,13 @@ class InputUpdate:
         if self._config.retire is not Retire.none:
             retired.keep(self._fs, self._folder, out_rel, DurableFolders(self._fs, self._folder).ensure)
 
-    def close_changed(self) -> None:
-        """Close the generations of the files that are made anew, as `begin` found them."""
+    def close_changed(self, job: JobRecord) -> None:
+        """Close the generations of the files of a job that are made anew, as `begin` found them."""
         if self._to_close:
-            closed_rows.close(self._fs, self._folder, self._to_close, self._check_lease)
+            self._close(self._to_close, job.layout)
+
+    def _close(self, inputs: Sequence[Input], layout: StateLayout) -> None:
+        closed_rows.close(self._fs, self._folder, inputs, layout, self._check_lease)
 
 
 def record_changes(
@@ -166,8 +170,8 @@ def _manifest_sha256(fs: Fs, folder: Path) -> str:
 
 def _reason_against_update(fs: Fs, folder: Path, job: JobRecord, input: Input) -> str:
     """Return why nothing is known of the rows of a published file; "" if something is."""
-    record = file_record.read_record(fs, folder, input)
-    records = RecordStore(fs, folder, job.identity_sha256)
+    record = file_record.read_record(fs, folder, input, job.layout)
+    records = RecordStore(fs, folder, job.identity_sha256, job.layout)
     shards = [shard for shard in file_record.shard_table_of(record) if shard.num_rows] if record else []
     found = [shard for shard in shards if stat_or_none(fs, records.path(input.file_id, shard.index)) is not None]
     return "its rows were not kept (write.keep_rows=false)" if shards and not found else ""

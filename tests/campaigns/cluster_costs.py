@@ -127,9 +127,10 @@ def count_operations(folder: Path) -> dict[str, Counter[str]]:
 BEAT = """
 import pathlib, sys
 from hymt_batch.fs import OS_FS
+from hymt_batch.state_layout import FLAT
 from hymt_batch.write.claim import Claims
 folder = pathlib.Path(sys.argv[1])
-claims = Claims(OS_FS.within(folder), folder, 600.0, 200.0)
+claims = Claims(OS_FS.within(folder), folder, FLAT, 600.0, 200.0)
 claims.take(0)
 for _ in range(int(sys.argv[2])):
     claims.refresh()

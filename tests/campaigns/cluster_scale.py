@@ -11,12 +11,14 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
+import math
 import random
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hymt_batch import state_layout
 from tests.campaigns import curve
 
 SERVER_PER_S = 500.0  # requests that the file system answers
@@ -26,7 +28,8 @@ LOAD_S = 60.0
 WINDOW_S = 1800.0  # simulated, after the GPUs have begun
 GPUS = (1, 4, 16, 64, 256, 512, 1024, 2048, 4096)
 ROWS = tuple(10.0**power for power in range(6, 12))
-FILE_ROWS = 10**8  # of each file, where a corpus is in several
+FILE_ROWS = 10**4  # of each file, where a corpus is in many
+ROW_BYTES = 100
 MAX_NAMES = 5000
 
 
@@ -120,11 +123,25 @@ def size_of(num_rows: float, chosen: Settings, costs: Costs, *, num_jobs: int = 
         "prepare_s": prepare_s,
         "merge_s": merge_s + shards * costs.merge_shard / SERVER_PER_S,
         "missing_s": shards * costs.missing_shard / SERVER_PER_S,
-        "names_one_file": shards,
-        "names_files": min(shards, max(FILE_ROWS / chosen.shard_rows, rows / FILE_ROWS)),
+        **{name: float(number) for name, number in names(rows, chosen).items()},
         "plan_bytes": shards * costs.plan_bytes_per_shard,
         "prepare_memory": shards * costs.prepare_memory_per_shard,
         "merge_memory": shards * costs.plan_memory_per_shard,
+    }
+
+
+def names(rows: float, chosen: Settings) -> dict[str, int]:
+    """Return the names in the largest folder of the state of a job: in one file, in many; and without groups."""
+    shards, files = math.ceil(rows / chosen.shard_rows), math.ceil(rows / FILE_ROWS)
+    one = state_layout.choose(1, math.ceil(rows * ROW_BYTES / chosen.shard_rows))
+    many = state_layout.choose(files, math.ceil(rows * ROW_BYTES / chosen.shard_rows))
+    in_group = one.group_size or shards
+    groups = 16**many.file_digits
+    return {
+        "names_one_file": min(shards, in_group) + max(0, math.ceil(shards / in_group) - 1),
+        "names_files": files if groups == 1 else max(groups, math.ceil(files / groups)),
+        "names_one_file_flat": shards,
+        "names_files_flat": files,
     }
 
 
@@ -151,7 +168,7 @@ def panels(load: dict[str, list[dict[str, float]]], sizes: dict[str, list[dict[s
             for label, plan, key in lines
         ]
 
-    default, ten, large = "one job", "ten jobs", "shard_rows=262144"
+    default, ten = "one job", "ten jobs"
     day = ("a day", 86400.0)
     return [
         curve.Panel("requests to the file system a second", "GPUs", by_gpus("requests_per_s"), ("500", 500.0)),
@@ -175,8 +192,9 @@ def panels(load: dict[str, list[dict[str, float]]], sizes: dict[str, list[dict[s
             "names in the largest folder",
             "rows",
             by_rows(
-                ("one file", default, "names_one_file"), (f"one file, {large}", large, "names_one_file"),
-                ("files of 10^8 rows", default, "names_files"),
+                ("one file", default, "names_one_file"), ("one file, without groups", default, "names_one_file_flat"),
+                ("files of 10^4 rows", default, "names_files"),
+                ("the same, without groups", default, "names_files_flat"),
             ),
             (f"{MAX_NAMES:,}", float(MAX_NAMES)),
         ),
@@ -205,7 +223,6 @@ def main() -> int:
     plans = {
         "one job": (Settings(), 1),
         "ten jobs": (Settings(), 10),
-        "shard_rows=262144": (replace(Settings(), shard_rows=262144), 1),
     }
     sizes = {
         name: [size_of(rows, chosen, COSTS, num_jobs=num_jobs) for rows in ROWS]

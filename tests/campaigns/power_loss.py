@@ -21,7 +21,7 @@ from typing import Any
 
 from tests.faults import worlds
 from tests.faults.explore import Tally
-from tests.faults.small import simulated
+from tests.faults.small import in_groups, simulated
 
 A_WORLD = 1500  # maximum number of states of one job before the next job
 DAMAGED = 0.05  # number of damaged states, divided by that of power-loss states
@@ -41,7 +41,10 @@ def run(seed: int, size: int, work: Path, only: Sequence[str] = ()) -> dict[str,
                 if tally.states < size:
                     worlds.explore(work, rng, tally, make, kind, min(limit, size - tally.states))
             if not only:
-                worlds.corrupt(work, rng, tally, int(limit * len(explored) * DAMAGED))
+                num_damaged = int(limit * len(explored) * DAMAGED)
+                worlds.corrupt(work, rng, tally, num_damaged - num_damaged // 3)
+                with in_groups():
+                    worlds.corrupt(work, rng, tally, num_damaged // 3)
     return {
         "passed": not tally.broken,
         "failures": tally.broken,

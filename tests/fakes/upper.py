@@ -24,6 +24,7 @@ from hymt_batch.records import Document, Input, Part, Preamble, Prompt, Row, Seg
 from hymt_batch.sent_key import keys_of
 from hymt_batch.source import stream
 from hymt_batch.source.settings import SourceConfig
+from hymt_batch.state_layout import FLAT
 from hymt_batch.write import identity_versions
 from hymt_batch.write.lease import LeaseTimes
 from hymt_batch.write.output import Output
@@ -198,6 +199,7 @@ def open_output(folder: Path, inputs: list[Input], **options: Any) -> Output:
         given.pop("environment"),
         given.pop("settings"),
         units=file_units.plan(inputs, identity),
+        layout=given.pop("layout", FLAT),
     )
     config, fs = given.pop("config"), given.pop("fs")
     given["auto_keys"] = frozenset(given.pop("auto_keys", ()))

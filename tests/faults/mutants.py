@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import sys
 import uuid
 import zlib
@@ -19,12 +20,13 @@ from types import SimpleNamespace
 from typing import Any
 
 from hymt_batch import fs as files
-from hymt_batch import manifest
+from hymt_batch import manifest, state_layout
 from hymt_batch.errors import HymtError, IdentityError, MissingError
 from hymt_batch.manifest import JobPass
 from hymt_batch.records import Input, Part, Row, Shard, ShardRecord, Translation
 from hymt_batch.run import unit_reader
 from hymt_batch.run.unit import PartResult, Unit
+from hymt_batch.state_layout import FLAT
 from hymt_batch.write import (
     claim,
     cleanup,
@@ -53,7 +55,7 @@ from hymt_batch.write import (
 from hymt_batch.write import part as parts
 from hymt_batch.write.closed_rows import ClosedRows, KnownRows
 from hymt_batch.write.committed_rows import CommittedRows
-from hymt_batch.write.job_output import JobOutput
+from hymt_batch.write.job_output import JobOutput, OpenedFolder
 from hymt_batch.write.open_files import OpenFiles
 from hymt_batch.write.output import Output
 from hymt_batch.write.part_store import PartStore
@@ -337,7 +339,7 @@ def _() -> Any:
     def assemble(fs: Any, folder: Path, job: Any) -> Any:
         def rename(source: Path, target: Path) -> None:
             if target.parent.name == "translated":
-                cleanup.remove_records(fs, manifest.file_state_folder(folder, job.input.file_id))
+                cleanup.remove_records(fs, job.layout.file_state(folder, job.input.file_id))
             fs.rename(source, target)
 
         return original(PatchedFs(fs, rename=rename), folder, job)
@@ -561,6 +563,13 @@ SEEN_BY = {
     "the job forgets a pass when it is killed while it publishes": "pass",
     "a row that failed again replaces the earlier one": "pass",
     "the files of a pass are assembled before it is part of the job": "pass",
+    "the folder above a group is not synced": "groups",
+    "an update syncs the folder above the groups instead of them": "groups",
+    "what a killed update took in a group is not given back": "groups",
+    "closed generations in groups are not found": "groups",
+    "a job loses its layout when job.json is rewritten": "groups",
+    "temporary files in groups of shards stay": "groups",
+    "a task commits outside of the groups of the job": "groups",
 }
 HARMLESS = "the lease is never checked"
 
@@ -715,7 +724,7 @@ def _() -> Any:
 
     def find(self: ClosedRows, input: Input, keys: Any) -> KnownRows:
         known = original(self, input, keys)
-        records = CommittedRows.open(self._fs, self._folder, _identity_of(self)).records
+        records = CommittedRows.open(self._fs, self._folder, _identity_of(self), self._job.layout).records
         rows = dict(known.rows)
         for index in unfinished.setdefault(self, list(records.shard_indexes(input.file_id))):
             loaded = records.read(input.file_id, index)
@@ -742,8 +751,8 @@ def take_unseen(fs: Any, path: Path, expected: bytes) -> Path | None:
 def _() -> Any:
     original = closed_rows.close
 
-    def close(fs: Any, folder: Path, inputs: Any, check_lease: Callable[[], None]) -> None:
-        original(fs, folder, inputs, lambda: None)
+    def close(fs: Any, folder: Path, inputs: Any, layout: Any, check_lease: Callable[[], None]) -> None:
+        original(fs, folder, inputs, layout, lambda: None)
 
     return patched((taken_state, "take", take_unseen), (closed_rows, "close", close))
 
@@ -756,6 +765,63 @@ def _() -> Any:
 @mutant("a new pass takes the place of one that another run began")
 def _() -> Any:
     return patched((passes, "read_if_intact", lambda fs, folder, number: None), (taken_state, "take", take_unseen))
+
+
+@mutant("the folder above a group is not synced")
+def _() -> Any:
+    original = DurableFolders.ensure_all
+
+    def ensure_all(self: DurableFolders, paths: Iterable[Path]) -> None:
+        paths, store = list(paths), self._fs
+        if all(re.fullmatch(r"g\w|s\d+-\d+", path.name) for path in paths):
+            self._fs = PatchedFs(store, fsync_dir=lambda path: True)
+        try:
+            original(self, paths)
+        finally:
+            self._fs = store
+
+    return patched((DurableFolders, "ensure_all", ensure_all))
+
+
+@mutant("an update syncs the folder above the groups instead of them")
+def _() -> Any:
+    return patched((closed_rows, "_sync_all", lambda fs, parents: fs.fsync_dir(HOME / ".hymt")))
+
+
+def ungrouped(fs: Any, root: Path, group: object) -> list[Path]:
+    """Return what is in a folder, as if it had no groups."""
+    return [root / name for name in files.list_names(fs, root)]
+
+
+@mutant("what a killed update took in a group is not given back")
+def _() -> Any:
+    return patched((taken_state, "list_grouped", ungrouped))
+
+
+@mutant("closed generations in groups are not found")
+def _() -> Any:
+    return patched((state_layout, "state_names", lambda fs, folder: fs.listdir(folder / ".hymt")))
+
+
+@mutant("a job loses its layout when job.json is rewritten")
+def _() -> Any:
+    original = manifest.replace_job
+    return patched((manifest, "replace_job", lambda fs, folder, job: original(fs, folder, replace(job, layout=FLAT))))
+
+
+@mutant("temporary files in groups of shards stay")
+def _() -> Any:
+    return patched((state_layout, "shard_parents", lambda fs, path: [path]))
+
+
+@mutant("a task commits outside of the groups of the job")
+def _() -> Any:
+    original = TaskOutput.__init__
+
+    def begin(self: TaskOutput, opened: OpenedFolder, task: Any) -> None:
+        original(self, replace(opened, job=replace(opened.job, layout=FLAT)), task)
+
+    return patched((TaskOutput, "__init__", begin))
 
 
 @mutant("the manifest stays while an update works")
@@ -876,7 +942,7 @@ def _() -> Any:
 @mutant("the files of a pass are assembled before it is part of the job")
 def _() -> Any:
     def add_pass(self: Output, record: PassRecord) -> None:
-        job_pass = passes.finished(self._fs, self.folder, record)
+        job_pass = passes.finished(self._fs, self.folder, record, self._job.layout)
         assert job_pass is not None
         self._fs.unlink(self.folder / "manifest.json")
         self._fs.fsync_dir(self.folder)
@@ -1033,6 +1099,25 @@ def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
         make_world = partial(worlds.a_pass, translates_first=translates_first)
         worlds.explore(folder, rng, tally, make_world, Explorer, size // 2)
         worlds.explore(folder, rng, tally, make_world, Zombies, size // 2)
+
+
+@harness("groups")
+def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
+    """Jobs whose state lies in groups: their published bytes are those of the same jobs without groups."""
+    for make_flat in (worlds.two_files, worlds.update, worlds.prepared_files):
+        seed, made = rng.random(), []
+        for make_world in (make_flat, worlds.grouped(make_flat)):
+            try:
+                ids_from(1)
+                solve(world := make_world(folder, random.Random(seed)))
+                made.append(world.golden)
+            except HymtError as error:
+                tally.fail([f"I14: ends with {error.exit_code}: {error}"], make_flat.__name__)
+        if made[:1] != made[1:]:
+            tally.fail(["I3: an unbroken run in groups publishes other bytes"], make_flat.__name__)
+        for _ in range(2):
+            worlds.explore(folder, rng, tally, worlds.grouped(make_flat), Explorer, size // 2)
+    worlds.explore(folder, rng, tally, worlds.grouped(worlds.update), TakenOverInTakes, size // 2)
 
 
 @harness("another job")

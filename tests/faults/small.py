@@ -36,6 +36,7 @@ from hymt_batch.run.commit_result import commit_result
 from hymt_batch.run.unit import Unit
 from hymt_batch.run.unit_reader import GetRecord, read_units
 from hymt_batch.source.shards import SkippedShard
+from hymt_batch.state_layout import FLAT, StateLayout
 from hymt_batch.write import claim, identity_versions, lease, lease_holder, retired, shard_plan
 from hymt_batch.write.claim import TaskRule
 from hymt_batch.write.job_output import JobOutput
@@ -44,7 +45,7 @@ from hymt_batch.write.lease_holder import LeaseHolder
 from hymt_batch.write.output import Output
 from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.part import make_shard_record
-from hymt_batch.write.passes import FILE_ID, PassFile, PassRecord
+from hymt_batch.write.passes import FILE_ID, PassFile, PassRecord, pass_folder
 from hymt_batch.write.published_file import InputAccess
 from hymt_batch.write.row_selection import Criteria
 from hymt_batch.write.settings import WriteConfig
@@ -80,10 +81,11 @@ class _Known(type(Path())):  # type: ignore[misc]
 
 HOME: Path = _Known("/job")
 STATE = r"/job/(?:\.hymt/passes/p\d{4}/)?\.hymt"
-PART = re.compile(STATE + r"/f(\w+)/s(\d{7})/p(\d{5})")
-RUN = re.compile(STATE + r"/f(\w+)/s(\d{7})/p(\d{5})-r(\d{5})")
-RECORD = re.compile(STATE + r"/f(\w+)/s(\d{7})\.rows")
-TAKEN = re.compile(r"(/job/\.hymt/(?:passes/)?[fcp]\w+)-\w{32}(?=/|$)")
+SHARD = STATE + r"(?:/g\w)?/f(\w+)(?:/s\d{7}-\d{7})?/s(\d{7})"
+PART = re.compile(SHARD + r"/p(\d{5})")
+RUN = re.compile(SHARD + r"/p(\d{5})-r(\d{5})")
+RECORD = re.compile(SHARD + r"\.rows")
+TAKEN = re.compile(r"(/job/\.hymt/(?:passes/|g\w/)?[fcp]\w+)-\w{32}(?=/|$)")
 TEMPORARY = re.compile(rf"/(\.tmp-|probe-|stale-|s\d{{7}}$|u\d{{7}}$)|{TAKEN.pattern}")
 NO_SUCH_PID = 1 << 22  # above the largest process id of Linux
 _ids = itertools.count(1)
@@ -165,6 +167,20 @@ def simulated() -> Iterator[None]:
         logging.disable(level)
 
 
+_layout = FLAT
+
+
+@contextlib.contextmanager
+def in_groups() -> Iterator[None]:
+    """Make worlds whose state lies in groups, of one shard each, as that of large jobs does."""
+    global _layout
+    _layout, before = StateLayout(file_digits=1, group_size=1), _layout
+    try:
+        yield
+    finally:
+        _layout = before
+
+
 def ids_from(number: int) -> None:
     """Restart the counter of ids at `number`, so that equal runs give equal bytes."""
     global _ids
@@ -216,6 +232,7 @@ class World:
     retries: bool = False  # the job is finished at the start, and its rows are decoded again in a pass
     translates_first: bool = False  # before a pass begins or goes on, the job itself runs again
     before_pass: World | None = None  # with `retries`: the job without the pass
+    layout: StateLayout = FLAT  # of its state
 
     def __post_init__(self) -> None:
         self.plans = {
@@ -231,7 +248,7 @@ class World:
             for index, input in enumerate(self.inputs)
         }
         self.places = {
-            f"{rel}/{shard.index}/{part.index}": f"/job/.hymt/f{shard.input.file_id}/s{shard.index:07}/p{part.index:05}"
+            f"{rel}/{shard.index}/{part.index}": self._place(HOME, shard.input.file_id, part)
             for rel, plan in self.plans.items()
             for shard, parts in plan
             for part in parts
@@ -244,6 +261,16 @@ class World:
                         self.places[f"{name}/{index}"] = f"{self.places[name]}-r{index:05}"
         if self.retries:
             self._plan_pass()
+
+    def _place(self, folder: Path, file_id: str, part: Part) -> str:
+        """Return the path of a part in the folder of the job or of its pass."""
+        layout = self.layout if folder == HOME else self.layout.of_pass
+        parent = layout.shard_parent(layout.file_state(folder, file_id), part.shard.index)
+        return f"{parent}/s{part.shard.index:07}/p{part.index:05}"
+
+    def state_of(self, input: Input) -> str:
+        """Return the path of the state folder of a file."""
+        return str(self.layout.file_state(HOME, input.file_id))
 
     def _plan_pass(self) -> None:
         """Plan the parts of the pass, which has all rows of the job, in the place of its own parts."""
@@ -262,8 +289,7 @@ class World:
         shards = [shard for (shard,) in self.cut_pass(lambda index: None)]
         self.plans = {"pass 1": [(shard, upper.plan(shard, self.part_rows)) for shard in shards]}
         self.places = {
-            f"pass 1/{shard.index}/{part.index}": f"/job/.hymt/passes/p0001/.hymt/f{FILE_ID}/s{shard.index:07}"
-            f"/p{part.index:05}"
+            f"pass 1/{shard.index}/{part.index}": self._place(pass_folder(HOME, 1), FILE_ID, part)
             for shard, parts in self.plans["pass 1"]
             for part in parts
         }
@@ -332,6 +358,7 @@ def run_job(fs: SimFS, world: World, seen: Seen, **options: Any) -> None:
         "settings": world.settings,
         "read": world.read,
         "lease_ttl_s": world.ttl_s,
+        "layout": world.layout,
         "fs": fs,
     }
     with upper.open_output(HOME, world.inputs, **{**opening, **world.options, **options}) as output:
@@ -422,6 +449,7 @@ def run_prepared(fs: SimFS, world: World, seen: Seen, tasks_to_run: int | None =
         upper.ENVIRONMENT,
         world.settings,
         units=file_units.plan(world.inputs, world.identity),
+        layout=world.layout,
     )
     access = InputAccess(world.read, upper.read_preamble, upper.shape_row)
     times = LeaseTimes(world.ttl_s, 20.0)
@@ -462,7 +490,7 @@ def planned(world: World, job: JobRecord) -> ShardPlan:
         )
         for input in world.inputs
     ]
-    return ShardPlan(job.identity_sha256, files, job.units, {}, {})
+    return ShardPlan(job.identity_sha256, files, job.units, {}, {}, layout=job.layout)
 
 
 def task_units(world: World, seen: Seen, output: TaskOutput) -> Iterator[Unit]:
@@ -647,7 +675,7 @@ def make(
         "decode": {"method": "upper"},
         "batch": {"shard_rows": shard_rows, "part_rows": part_rows},
     }
-    return World(name, inputs, documents, shard_rows, part_rows, identity, **options)
+    return World(name, inputs, documents, shard_rows, part_rows, identity, layout=_layout, **options)
 
 
 def solve(world: World) -> None:

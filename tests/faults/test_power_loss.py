@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from hymt_batch.write import lease
 from tests.faults import worlds
 from tests.faults.explore import Explorer, Tally, broken_after_crash, copying
 from tests.faults.simfs import Crash, SimFS
-from tests.faults.small import HOME, Seen, World, final_bytes, holder, ids_from, make, run, simulated, solve
+from tests.faults.small import HOME, Seen, World, final_bytes, holder, ids_from, in_groups, make, run, simulated, solve
 
 FAULTS = {
     worlds.no_links: 28,
@@ -61,9 +62,12 @@ def test_a_crash_at_any_change_breaks_no_invariant(
 
 
 @pytest.mark.fault(35, 36, 37, 39)
-def test_a_job_whose_files_are_damaged_at_any_moment_ends_correctly_or_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("groups", [contextlib.nullcontext, in_groups])
+def test_a_job_whose_files_are_damaged_at_any_moment_ends_correctly_or_is_refused(
+    tmp_path: Path, groups: Callable[[], contextlib.AbstractContextManager[None]]
+) -> None:
     tally = Tally()
-    with simulated():
+    with simulated(), groups():
         worlds.corrupt(tmp_path, random.Random(5), tally, 400)
     assert not tally.broken
     assert tally.counts["damaged states"] == 400
@@ -345,3 +349,19 @@ def test_a_rename_is_atomic_within_a_folder_and_not_across_folders() -> None:
     names = {tuple(sorted(left.tree())) for _, left in fs.survivors(random.Random(0), 100)}
     assert ("/a", "/a/two", "/b", "/b/two") in names
     assert ("/a", "/b") in names
+
+
+@pytest.mark.parametrize(
+    "make_world", dict.fromkeys(make for make, _ in worlds.IN_GROUPS), ids=lambda make: make.__name__
+)
+def test_the_published_bytes_do_not_depend_on_groups(tmp_path: Path, make_world: worlds.Make) -> None:
+    """An update that does not find the closed generations in their groups, for one, decodes known rows again."""
+    flat = getattr(worlds, make_world.__name__.removeprefix("grouped_"))
+    goldens = []
+    with simulated():
+        for make_one in (flat, make_world):
+            ids_from(1)
+            world = make_one(tmp_path, random.Random(11))
+            solve(world)
+            goldens.append(world.golden)
+    assert goldens[0] == goldens[1]

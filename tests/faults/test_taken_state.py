@@ -8,6 +8,7 @@ import pytest
 
 from hymt_batch import fs as files
 from hymt_batch.errors import StoppedError
+from hymt_batch.state_layout import FLAT
 from hymt_batch.write import closed_rows, taken_state
 from hymt_batch.write.synced_names import SyncedNames
 from tests.faults.simfs import SimFS
@@ -124,7 +125,7 @@ def test_a_run_whose_lease_is_lost_closes_nothing(fs: SimFS) -> None:
 
     before = fs.tree()
     with pytest.raises(StoppedError):
-        closed_rows.close(fs, HOME, [Input("in.txt", "in.txt", "", "text", file_id="a" * 16)], lost)
+        closed_rows.close(fs, HOME, [Input("in.txt", "in.txt", "", "text", file_id="a" * 16)], FLAT, lost)
     assert fs.tree() == before
 
 

@@ -25,6 +25,7 @@ from tests.faults.small import (
     final_bytes,
     holder,
     ids_from,
+    in_groups,
     make,
     part_way,
     run,
@@ -271,7 +272,7 @@ def update_changed_again(folder: Path, rng: random.Random) -> World:
     first = update(folder, rng, "update, changed again")
     lines = [document.text or "" for document in first.documents["in.txt"]]
     part_way(first.start, first, rng.choice([rng.randrange(20, 120), 60, 80, 1000]))
-    record = first.start.tree().get(f"{HOME}/.hymt/f{first.inputs[0].file_id}/file.json") or b""
+    record = first.start.tree().get(f"{first.state_of(first.inputs[0])}/file.json") or b""
     is_published = hash_input(first.inputs[0])["sha256"].encode() in record
     known = frozenset(line for line in lines if not line.startswith("empty")) if is_published else first.known
     if rng.random() < 0.3:
@@ -373,7 +374,7 @@ def an_edited_file(folder: Path, rng: random.Random) -> World:
     world.older = {published: world.edited}
     world.start.set(published, world.edited)
     if rng.random() < 0.3:
-        world.start.set(f"{HOME}/.hymt/f{world.inputs[0].file_id}/file.json", None)
+        world.start.set(f"{world.state_of(world.inputs[0])}/file.json", None)
     world.options = {"overwrite": True} if rng.random() < 0.3 else {}
     world.start = world.start.after_power_loss("whole", (True,) * 99)
     return world
@@ -438,6 +439,51 @@ def without_lease(folder: Path, rng: random.Random) -> World:
 
 
 Make = Callable[[Path, random.Random], World]
+
+
+def grouped(make_world: Make) -> Make:
+    """Return what makes the same worlds with their state in groups, as that of large jobs is."""
+
+    def make_grouped(folder: Path, rng: random.Random) -> World:
+        with in_groups():
+            world = make_world(folder, rng)
+        world.name += " in groups"
+        if world.before_pass is not None:
+            world.before_pass.name = world.name
+        return world
+
+    make_grouped.__name__ = f"grouped_{make_world.__name__}"
+    return make_grouped
+
+
+IN_GROUPS: list[tuple[Make, type[Explorer]]] = [
+    (grouped(make_world), kind)
+    for make_world, kinds in (
+        (one_file, [Explorer, Zombies]),
+        (two_files, [Erring]),
+        (a_unit, [Explorer]),
+        (no_links, [Explorer]),
+        (stale, [Explorer]),
+        (a_damaged_record, [Explorer]),
+        (new_settings, [Explorer]),
+        (no_rows_kept, [Explorer]),
+        (overwrite, [Explorer]),
+        (redo, [Explorer]),
+        (update, [Explorer, Erring, Zombies]),
+        (update_changed_again, [Explorer, Zombies]),
+        (update_retired, [Explorer]),
+        (update_with_other_settings, [Explorer]),
+        (a_long_row, [Explorer]),
+        (a_pass, [Explorer, Zombies]),
+        (prepared, [Explorer]),
+        (prepared_files, [Explorer, Zombies]),
+        (prepared_rows_not_kept, [Explorer]),
+        (prepared_without_claims, [Zombies]),
+    )
+    for kind in kinds
+]
+"""A layout of groups of one shard each, and groups of files: the longest paths and the most folders to sync."""
+
 EXPLORED: list[tuple[Make, type[Explorer]]] = [
     (one_file, Explorer),
     (two_files, Explorer),
@@ -510,6 +556,7 @@ EXPLORED: list[tuple[Make, type[Explorer]]] = [
     (prepared, Zombies),
     (prepared_files, Zombies),
     (prepared_without_claims, Zombies),
+    *IN_GROUPS,
 ]
 
 

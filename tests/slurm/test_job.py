@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +71,8 @@ def test_a_lost_task_is_named_and_only_its_shards_are_done_again(slurm_cluster: 
     job = ["source.path=sample/src.txt", "src_lang=en", "tgt_lang=fr", "model=demo", "device_map=cpu"]
     job += ["batch.shard_rows=8", "launch.num_threads=1"]
     to_slurm = [*job, "name=n", "launch=slurm", "launch.gpus_per_task=1", "launch.time=10"]
+    to_slurm += ["launch.setup=['echo $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES > gpus/$SLURM_JOB_ID']"]
+    (tmp_path / "gpus").mkdir()
     folder = tmp_path / "outputs" / "n"
 
     code, out, err = hymt(slurm_cluster, tmp_path, "translate", *to_slurm)
@@ -83,6 +86,10 @@ def test_a_lost_task_is_named_and_only_its_shards_are_done_again(slurm_cluster: 
     os.kill(process_of(f"shard.index={LOST}", conf) or 0, signal.SIGKILL)
     states = [state for array in arrays for state in slurm_cluster.wait_for_end(array).values()]
     assert sorted(states) == ["COMPLETED"] * (NUM_SHARDS - 1) + ["FAILED"]
+    found = [path.read_text().split() for path in (tmp_path / "gpus").iterdir()]  # the merge has a node and no GPU
+    gpus = Counter(tuple(words) for words in found if len(words) > 1)
+    assert set(gpus) == {("n1", "0"), ("n1", "1"), ("n2", "0"), ("n2", "1")}, "the shards were on all four GPUs"
+    assert gpus.total() == NUM_SHARDS, "each task had one"
     assert slurm_cluster.wait_for_end(merge) == {merge: "FAILED"}
     (log,) = (folder / "logs/slurm").glob("merge-*.log")
     assert re.search(rf"\b{LOST}\b", log.read_text()), "it names the shard"
