@@ -13,7 +13,19 @@ from typing import Any
 import pytest
 
 from hymt_batch.codes import SourceCodes
-from hymt_batch.demo import checkpoint, curriculum, example, grammar, invented, network, pronouns, terms, train, units
+from hymt_batch.demo import (
+    checkpoint,
+    curriculum,
+    example,
+    grammar,
+    invented,
+    measure,
+    network,
+    pronouns,
+    terms,
+    train,
+    units,
+)
 from hymt_batch.demo.example import Example
 from hymt_batch.demo.grammar import Text
 from hymt_batch.prompt import TEMPLATES, PromptFamily
@@ -198,6 +210,38 @@ def test_a_token_that_the_first_model_lacks_begins_as_the_mean_of_its_pieces(tmp
     assert model.model.norm.weight.equal(weights["model.norm.weight"].float())
 
 
+def test_the_training_computes_the_gradient_of_the_whole_network() -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint.MODEL_DIR), dtype=torch.float32)
+    training = train.Training(model, AutoTokenizer.from_pretrained(checkpoint.MODEL_DIR), 5)
+    input_ids = torch.randint(300, (2, 12))
+    labels = input_ids.roll(-1, 1)
+    labels[:, :5] = labels[:, -1] = train.IGNORE_INDEX
+    labels[1, 5:8] = train.IGNORE_INDEX
+    logits = model(input_ids=input_ids, use_cache=False).logits
+    whole = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    expected = torch.autograd.grad(whole, training.parameters)
+    network.fuse_norms(model)
+    network.answer_only(model)
+    loss, gradients = training._gradients(input_ids, labels, int((labels != train.IGNORE_INDEX).sum()))
+    assert loss == pytest.approx(whole.item(), abs=1e-5)
+    assert all(torch.allclose(*pair, atol=1e-6) for pair in zip(gradients, expected, strict=True))
+
+
+def test_a_row_to_learn_is_rendered_as_by_the_template() -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.MODEL_DIR)
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint.MODEL_DIR))
+    turn = train.Training(model, tokenizer, 5).turn
+    for kind in example.KINDS:
+        prompt = drawn(kind, 1)[0].prompt("zh")
+        assert prompt.join(turn) == measure.render(tokenizer, prompt)
+
+
 def test_a_stopped_training_continues_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -213,6 +257,7 @@ def test_a_stopped_training_continues_to_the_same_weights(tmp_path: Path, monkey
         for _ in range(2 if stopped else 1):
             torch.manual_seed(0)
             model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint.MODEL_DIR))
+            network.answer_only(model)
             training = train.Training(model, AutoTokenizer.from_pretrained(checkpoint.MODEL_DIR), 5)
             if path.exists():
                 training.load(path)

@@ -1,4 +1,6 @@
-"""Prepare the demo's network for training: fused norms, and the weights of an earlier model."""
+"""Prepare the demo's network for training: fused norms, a last layer that computes only what the loss needs, and the
+weights of an earlier model.
+"""
 
 from functools import partial
 from pathlib import Path
@@ -33,6 +35,21 @@ def fuse_norms(model: Any) -> None:
 
 def _apply(function: Any, module: Any, x: Any) -> Any:
     return function.apply(x, module.weight, module.variance_epsilon)
+
+
+def answer_only(model: Any) -> None:
+    """Let the last layer's MLP compute only the positions of `in_answer`, an argument of the network [B, T] bool.
+
+    The network then returns the states of these positions [N, D], which takes a tenth less time of a step.
+    """
+    layer = model.model.layers[-1]
+    layer.forward = partial(_last_layer, layer)
+
+
+def _last_layer(layer: Any, hidden: Any, *, in_answer: Any, **arguments: Any) -> Any:
+    attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden), **arguments)
+    hidden = (hidden + attended)[in_answer]
+    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
 
 
 def copy_weights(model: Any, folder: Path, start: Path) -> None:

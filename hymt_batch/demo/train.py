@@ -105,6 +105,7 @@ def _train(out: Path, num_steps: int, start: Path | None, stage: int) -> None:
     model: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(out), dtype=torch.float32).train()
     log.info("train parameters=%d steps=%d", model.num_parameters(), num_steps)
     network.fuse_norms(model)
+    network.answer_only(model)
     training = Training(model, AutoTokenizer.from_pretrained(out), num_steps)
     if (out / SAVED).exists():
         training.load(out / SAVED)
@@ -132,6 +133,7 @@ class Training:
         self.model, self.tokenizer, self.num_steps = model, tokenizer, num_steps
         self.step = self.pool = 0
         self.cpu_s = 0.0  # of the runs before this one
+        self.turn = render(tokenizer, "@").split("@")  # what stands before and after a prompt
         self.parameters = list(model.parameters())
         matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
         others = [p for p in model.model.layers.parameters() if p.ndim != 2]
@@ -210,9 +212,9 @@ class Training:
         import torch
         from torch.nn import functional
 
-        hidden = self.model.model(input_ids=input_ids, use_cache=False).last_hidden_state
         in_answer = labels != IGNORE_INDEX
-        logits = self.model.lm_head(hidden[in_answer])
+        hidden = self.model.model(input_ids=input_ids, use_cache=False, in_answer=in_answer).last_hidden_state
+        logits = self.model.lm_head(hidden)
         loss = functional.cross_entropy(logits, labels[in_answer], reduction="sum") / num_labels
         return loss.item(), torch.autograd.grad(loss, self.parameters)
 
@@ -246,7 +248,7 @@ class Training:
             SEED + 100 * (pool + 1), curriculum.STAGES[index], is_new=is_new
         ):
             if len(row.text.en) <= max_chars:
-                prompts.append(render(self.tokenizer, row.prompt(tgt_lang, in_chinese=in_chinese)))
+                prompts.append(row.prompt(tgt_lang, in_chinese=in_chinese).join(self.turn))
                 answers.append(row.answer(tgt_lang) + checkpoint.EOS)
             if len(prompts) == POOL_ROWS:
                 break
