@@ -214,8 +214,11 @@ def render(
     The user turn is encoded as a whole, so that the token boundaries are those of the checkpoint's template.
     """
     surroundings = _surround_all(segments, documents, encoder, template, max_context, check_stop)
-    overhead = {texts: count_instruction_tokens(encoder, *texts, plan_version) for texts in dict.fromkeys(surroundings)}
     bodies, rejected = encode_bodies(segments, surroundings, encoder, check_stop)
+    overhead: dict[tuple[str, str], int] = {}
+    for around in dict.fromkeys(around for around, body in zip(surroundings, bodies, strict=True) if body):
+        check_stop()  # with candidates, each row has surroundings of its own
+        overhead[around] = count_instruction_tokens(encoder, *around, plan_version)
     prompts: list[Prompt] = []
     prefix, suffix, has_control_ids = encoder.prefix, encoder.suffix, encoder.has_control_ids
     for segment, around, body in zip(segments, surroundings, bodies, strict=True):
