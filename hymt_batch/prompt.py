@@ -246,9 +246,7 @@ def render(
                 around=around,
             )
         )
-    if rejected:
-        prompts = [prompt for prompt in prompts if prompt.segment.document_index not in rejected]
-    return prompts, rejected
+    return [prompt for prompt in prompts if prompt.segment.document_index not in rejected], rejected
 
 
 def surround(
