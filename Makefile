@@ -168,7 +168,7 @@ place-costs: install ## measure the processor time of a place in each format of 
 	$(BIN)/python -m tests.campaigns.place_costs
 
 small-files: install ## measure processor time, memory and decode steps of many small files against one file
-	$(BIN)/python -m tests.campaigns.small_files
+	TMPDIR=$${TMPDIR:-/dev/shm} $(BIN)/python -m tests.campaigns.small_files
 
 against-engine: install ## compare the job's speed with that of the bare engine on the same rows
 	$(BIN)/python -m tests.campaigns.against_engine

@@ -20,7 +20,7 @@ MIN_CANDIDATES = 2
 MAX_CANDIDATES = 6
 """Translations that a prompt lists at most, as the card's does."""
 
-_SPARE_TOKENS = 8  # of the sum of two encodings, beyond that of the whole
+_SPARE_TOKENS = 8  # a prompt may have a few more tokens than its parts have when they are counted apart
 
 
 def write_list(candidates: Sequence[str]) -> str:
@@ -85,5 +85,5 @@ def _fits(turn: str, candidates: Sequence[str], text: str, encoder: Encoder, max
         return True
     try:
         return num_fixed + sum(map(len, encoder.encode([whole, text]))) <= max_context
-    except TextError:  # the row is rejected when it is encoded
+    except TextError:  # `render` rejects the row
         return True

@@ -12,12 +12,13 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import compress
 
 from hymt_batch import languages
 from hymt_batch.candidate_list import MIN_CANDIDATES, with_candidates
 from hymt_batch.errors import ConfigError, PreflightError
 from hymt_batch.languages import CHINESE_CODES
-from hymt_batch.prompt_encoder import Encoder, count_instruction_tokens, encode_bodies
+from hymt_batch.prompt_encoder import Encoder, count_all_instructions, encode_bodies
 from hymt_batch.records import PLAN_VERSION, Document, Prompt, Rejection, Segment, Status
 from hymt_batch.setting import Identity
 
@@ -129,9 +130,9 @@ class PromptTemplate:
         language, name = self.language_and_target(src_lang, tgt_lang)
         source = src_lang or self.src_lang
         source_name = languages.get(source).english if source else UNKNOWN_SOURCE
-        before, _, after = TEMPLATES[self.family][language].partition("{text}")
-        named = [text.replace("{target}", name).replace("{source}", source_name) for text in (before, after)]
-        return named[0], named[1]
+        named = TEMPLATES[self.family][language].replace("{target}", name).replace("{source}", source_name)
+        before, _, after = named.partition("{text}")
+        return before, after
 
     @property
     def takes_candidates(self) -> bool:
@@ -168,7 +169,7 @@ def resolve_template(config: PromptConfig, model_family: str, src_lang: str | No
     Args:
         config: The prompt settings.
         model_family: Family of the model, used if prompt.family=auto.
-        src_lang: Source language code, or None; it matters only whether it is Chinese.
+        src_lang: Source language code, or None; it decides the language of the instruction, and Chimera's names it.
         tgt_lang: Target language code.
     """
     template = make_template(config, model_family, src_lang, tgt_lang)
@@ -213,9 +214,11 @@ def render(
 
     The user turn is encoded as a whole, so that the token boundaries are those of the checkpoint's template.
     """
-    surroundings = _surround_all(segments, documents, encoder, template, max_context, check_stop)
-    overhead = {texts: count_instruction_tokens(encoder, *texts, plan_version) for texts in dict.fromkeys(surroundings)}
+    surroundings = surround(segments, documents, template)
+    if template.takes_candidates:
+        surroundings = with_candidates(segments, documents, surroundings, encoder, max_context, check_stop)
     bodies, rejected = encode_bodies(segments, surroundings, encoder, check_stop)
+    overhead = count_all_instructions(encoder, list(compress(surroundings, bodies)), plan_version, check_stop)
     prompts: list[Prompt] = []
     prefix, suffix, has_control_ids = encoder.prefix, encoder.suffix, encoder.has_control_ids
     for segment, around, body in zip(segments, surroundings, bodies, strict=True):
@@ -243,23 +246,7 @@ def render(
                 around=around,
             )
         )
-    if rejected:
-        prompts = [prompt for prompt in prompts if prompt.segment.document_index not in rejected]
-    return prompts, rejected
-
-
-def _surround_all(
-    segments: Sequence[Segment],
-    documents: Sequence[Document],
-    encoder: Encoder,
-    template: PromptTemplate,
-    max_context: int,
-    check_stop: Callable[[], None],
-) -> list[tuple[str, str]]:
-    surroundings = surround(segments, documents, template)
-    if not template.takes_candidates:
-        return surroundings
-    return with_candidates(segments, documents, surroundings, encoder, max_context, check_stop)
+    return [prompt for prompt in prompts if prompt.segment.document_index not in rejected], rejected
 
 
 def surround(

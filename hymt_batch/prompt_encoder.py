@@ -79,3 +79,18 @@ def count_instruction_tokens(encoder: Encoder, before: str, after: str, plan_ver
     # encode a sample text after it, because the tokens of white space depend on the next character
     whole, text = encoder.encode([f"{before}{_SAMPLE_TEXT}{after}", _SAMPLE_TEXT])
     return len(whole) - len(text)
+
+
+def count_all_instructions(
+    encoder: Encoder, surroundings: Sequence[tuple[str, str]], plan_version: int, check_stop: Callable[[], None]
+) -> dict[tuple[str, str], int]:
+    """Return `count_instruction_tokens` of each text before and after a segment; with candidates, rows have their own.
+
+    Raises:
+        TextError: The tokenizer fails on one of them.
+    """
+    counts: dict[tuple[str, str], int] = {}
+    for before, after in dict.fromkeys(surroundings):
+        check_stop()
+        counts[before, after] = count_instruction_tokens(encoder, before, after, plan_version)
+    return counts

@@ -127,11 +127,11 @@ def test_the_benchmark_lists_baselines_and_the_engines_that_were_left_out(
 
 
 def test_baselines_run_only_if_they_are_named() -> None:
-    on_request = ["slots_captured", "continuous", "llama_cpp", "ctranslate2"]
+    on_request = ["vllm", "slots_captured", "continuous", "llama_cpp", "ctranslate2"]
     assert registry.benchmark_choices(InBenchmark.on_request) == on_request
     assert config.load("bench", ["engines=[llama_cpp]"]).engines == ["llama_cpp"]
-    with pytest.raises(ConfigError, match=r"engines=vllm is not an engine.*ctranslate2"):
-        config.load("bench", ["engines=[vllm]"])
+    with pytest.raises(ConfigError, match=r"engines=sglang is not an engine.*ctranslate2"):
+        config.load("bench", ["engines=[sglang]"])
 
 
 def test_every_weight_has_a_name_in_llama_cpp(hymt: LoadedModel) -> None:

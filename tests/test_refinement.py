@@ -11,7 +11,7 @@ import pytest
 
 from hymt_batch import config, manifest, prompt
 from hymt_batch.decode.request import Completion, Request
-from hymt_batch.errors import ConfigError, ExitCode
+from hymt_batch.errors import ConfigError, ExitCode, TextError
 from hymt_batch.fs import OS_FS
 from hymt_batch.prompt import PromptConfig
 from hymt_batch.records import Document, Segment, Status
@@ -321,6 +321,25 @@ def test_a_row_without_room_for_two_candidates_is_rejected_with_the_reason() -> 
     assert not made
     assert rejected[0].status is Status.TOO_LONG
     assert "with 2 candidate translations leaves" in rejected[0].message
+
+
+def test_a_candidate_that_the_tokenizer_fails_on_costs_its_row_alone() -> None:
+    class Failing(Bytes):
+        def encode(self, texts: Sequence[str]) -> list[list[int]]:
+            if any("bad" in text for text in texts):
+                raise TextError("the tokenizer failed")
+            return super().encode(texts)
+
+        def encode_with_head(self, head: str, texts: Sequence[str]) -> list[list[int]]:
+            return self.encode([head + text for text in texts])
+
+    template = prompt.make_template(PromptConfig(), "hunyuan_mt_chimera", "en", "fr")
+    candidates = [("un", "deux"), ("un", "bad"), ("trois", "quatre")]
+    documents = [Document(f"a#{n}", n, "one", bytes(8), candidates=each) for n, each in enumerate(candidates)]
+    segments = [Segment(n, 0, "one") for n in range(3)]
+    made, rejected = prompt.render(segments, documents, Failing(), template, 1000)
+    assert [each.row_id for each in made] == ["a#0", "a#2"]
+    assert rejected[1].status is Status.GENERATION_ERROR and "the tokenizer failed" in rejected[1].message
 
 
 def test_a_model_that_refines_translates_nothing(tmp_path: Path) -> None:

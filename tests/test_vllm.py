@@ -74,7 +74,7 @@ class LLMEngine:
         if hasattr(args, "children"):  # as vLLM has a process for each GPU, and shared memory, which one process frees
             for child in (["sleep", "300"], [sys.executable, "-c", "input()", "multiprocessing.resource_tracker"]):
                 with open(args.children, "a") as file:
-                    print(subprocess.Popen(child, stdin=subprocess.PIPE).pid, file=file)
+                    print(subprocess.Popen(child, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL).pid, file=file)
         return cls()
     def __init__(self):
         self.rows = {{}}
@@ -225,8 +225,8 @@ def test_the_processes_that_vllm_starts_end_with_it(python: str, tmp_path: Path,
 def test_a_resource_tracker_is_left_to_free_shared_memory_when_a_group_is_killed() -> None:
     leader = subprocess.Popen(["sleep", "300"], process_group=0)
     member = subprocess.Popen(["sleep", "300"], process_group=leader.pid)
-    command = [sys.executable, "-c", "input()", "multiprocessing.resource_tracker"]
-    tracker = subprocess.Popen(command, stdin=subprocess.PIPE, process_group=leader.pid)
+    command = [sys.executable, "-c", "import time; time.sleep(300)", "multiprocessing.resource_tracker"]
+    tracker = subprocess.Popen(command, process_group=leader.pid)
     other = subprocess.Popen(["sleep", "300"])
     try:
         while b"resource_tracker" not in Path(f"/proc/{tracker.pid}/cmdline").read_bytes():
@@ -237,7 +237,7 @@ def test_a_resource_tracker_is_left_to_free_shared_memory_when_a_group_is_killed
     finally:
         for process in (leader, member, tracker, other):
             process.kill()
-            process.communicate()
+            process.wait()
 
 
 def test_a_model_that_vllm_refuses_ends_the_job_with_its_words(python: str) -> None:

@@ -182,8 +182,10 @@ def test_vllm_sees_the_gpus_of_the_placement_alone(monkeypatch: pytest.MonkeyPat
     pipeline = engine_on(placed("sequential", "10GiB", "12GiB"), monkeypatch)
     assert pipeline.variables["CUDA_VISIBLE_DEVICES"] == "4,7"
     assert "," in pipeline.variables["VLLM_PP_LAYER_PARTITION"]
-    assert nvidia.restrict_visible(["cuda:2", "cuda:0"], "GPU-a, GPU-b ,GPU-c") == "GPU-c,GPU-a"
-    assert nvidia.restrict_visible(["cuda:2", "cuda:0"], None) == "2,0"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, GPU-b ,GPU-c")
+    assert nvidia.visible_variables(["cuda:2", "cuda:0"]) == {"CUDA_VISIBLE_DEVICES": "GPU-c,GPU-a"}
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert nvidia.visible_variables(["cuda:2", "cuda:0"]) == {"CUDA_VISIBLE_DEVICES": "2,0"}
 
 
 def test_a_plan_shows_what_vllm_would_do_and_what_it_refuses(capsys: pytest.CaptureFixture[str]) -> None:

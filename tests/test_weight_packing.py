@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from hymt_batch.bench import benchmark
 from hymt_batch.bench.baselines.sorted_generate import SortedGenerate
@@ -11,7 +12,7 @@ from hymt_batch.decode.slots import SlotEngine
 from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
 from hymt_batch.model import prepare, synthetic, weight_packing
 from hymt_batch.model.loaded_model import LoadedModel
-from hymt_batch.model.settings import ModelConfig
+from hymt_batch.model.settings import Dtype, ModelConfig
 from hymt_batch.model.synthetic import Shape
 
 
@@ -40,6 +41,19 @@ def test_a_model_on_the_cpu_is_packed_and_frees_its_plain_weights() -> None:
     assert hymt.placement is not None
     prepared = prepare.prepare_model(ModelConfig(path="demo:model"), CPU)
     assert prepared.environment_for(hymt.placement)["packed"] is True
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_vocabulary_matrix_gets_contiguous_states_in_bfloat16(dtype: str, packed: bool) -> None:
+    hymt = loaded(ModelConfig(path="demo:model", packed=packed, dtype=Dtype(dtype)))
+    made = synthetic.make_model(Shape["demo"], dtype, 1)
+    for network in (hymt.network, made.network):
+        seen: list[bool] = []
+        network.lm_head.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0].is_contiguous()))
+        ids = torch.arange(1, 13).view(2, 6)
+        network(input_ids=ids, logits_to_keep=1)
+        assert seen == [dtype == "bfloat16"], "in float32, the view is as fast as a copy"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import signal
@@ -65,7 +66,7 @@ def kill_and_resume(report: Report) -> None:
 def kill_in_the_middle(pid: int, folder: Path) -> int:
     """Kill a job once it has committed a part; return the number of its parts, or -1 if it ended before."""
     while True:
-        num_parts = len(list(folder.glob(".hymt/f*/s*/p*")))
+        num_parts = len(glob.glob(".hymt/f*/s*/p*", root_dir=folder))  # unlike Path.glob, it skips what vanishes
         ended, _ = os.waitpid(pid, os.WNOHANG)
         if ended:
             return -1

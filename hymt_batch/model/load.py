@@ -177,6 +177,8 @@ def _load_on_placement(
     _set_generation_config(network, tokenizer)
     if prepared.packs_weights(placement):
         weight_packing.pack(network)
+    if placement.devices == ("cpu",):
+        weight_packing.keep_head_input_contiguous(network)
     cudnn.disable_attention(placement.devices)  # not earlier: CUDA is initialised by now
     strict = prepared.files.config["model_type"] == "hunyuan_v1_dense" and not prepared.files.quantisation
     device, dtype, agreement = placement.device.name, prepared.dtype, None

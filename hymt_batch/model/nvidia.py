@@ -121,16 +121,15 @@ def hides_all_gpus(value: str | None) -> bool:
     return value is not None and not re.match(r"\s*(\+?[0-9]|GPU-|MIG-)", value)
 
 
-def restrict_visible(devices: Sequence[str], value: str | None) -> str:
-    """Return the value of CUDA_VISIBLE_DEVICES with which a child process sees only some of the GPUs, in their order.
+def visible_variables(devices: Sequence[str]) -> dict[str, str]:
+    """Return the environment variables with which a child process sees only some of the GPUs, in their order.
 
     Args:
         devices: Names of GPUs as this process numbers them, such as cuda:1.
-        value: The variable's value in this process; None if it is not set.
     """
-    entries = [entry.strip() for entry in (value or "").split(",") if entry.strip()]
+    entries = [entry.strip() for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry.strip()]
     indices = [int(name.removeprefix("cuda:")) for name in devices]
-    return ",".join(entries[index] if entries else str(index) for index in indices)
+    return {"CUDA_VISIBLE_DEVICES": ",".join(entries[index] if entries else str(index) for index in indices)}
 
 
 def _entry_kind(value: str) -> str:

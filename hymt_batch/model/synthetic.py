@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any
 
-from hymt_batch.model import cudnn
+from hymt_batch.model import cudnn, weight_packing
 from hymt_batch.model.loaded_model import LoadedModel
 from hymt_batch.model.shapes import SMALL
 from hymt_batch.model.tokenizer import Tokenizer
@@ -66,6 +66,8 @@ def make_model(shape: Shape, dtype: str, seed: int, device: str = "cpu") -> Load
                 weight.normal_(0.0, 1.5 / weight.shape[1] ** 0.5)
     network.eval().requires_grad_(False).to(device)
     cudnn.disable_attention([device])
+    if device == "cpu":
+        weight_packing.keep_head_input_contiguous(network)
     network.generation_config = GenerationConfig(do_sample=False, pad_token_id=0, use_cache=True)
     size = 4 if dtype == "float32" else 2
     cache = 2 * settings["num_hidden_layers"] * settings["num_key_value_heads"] * settings["head_dim"] * size

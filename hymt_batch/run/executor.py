@@ -191,9 +191,7 @@ def worker_specs(job: TranslateJob, model: PreparedModel, choice: ReplicaChoice)
             model=replace(job.model, dtype=Dtype(model.dtype)),
             device_map=replicas.settings_for_worker(job.device_map, model.placement, device),
         )
-        visible = nvidia.restrict_visible([device], os.environ.get("CUDA_VISIBLE_DEVICES"))
-        variables = {**python_path(), "CUDA_VISIBLE_DEVICES": visible}
-        specs.append(WorkerSpec(settings, variables, device))
+        specs.append(WorkerSpec(settings, {**python_path(), **nvidia.visible_variables([device])}, device))
     return specs
 
 

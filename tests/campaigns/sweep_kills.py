@@ -9,6 +9,7 @@ line.
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import os
 import random
@@ -58,7 +59,10 @@ def count_parts(folder: Path) -> int:
     num = 0
     for point in folder.glob("*"):
         state = manifest.state_folder(point)
-        num += ROWS // PART_ROWS if list(state.rglob("*.rows")) else len(list(state.rglob("s*/p?????")))
+        records, parts = (  # unlike Path.rglob, it skips what vanishes meanwhile
+            glob.glob(f"**/{pattern}", root_dir=state, recursive=True) for pattern in ("*.rows", "s*/p?????")
+        )
+        num += ROWS // PART_ROWS if records else len(parts)
     return num
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import glob
 import hashlib
 import importlib.metadata
 import logging
@@ -290,6 +291,11 @@ def digest(output: Path, leave_out: str = "") -> str:
     return hasher.hexdigest()
 
 
+def live_paths(folder: Path, pattern: str) -> list[Path]:
+    """Return what matches a pattern in a folder in which a job works; `Path.glob` fails if a folder vanishes."""
+    return [folder / name for name in glob.glob(pattern, root_dir=folder)]
+
+
 def committed_parts(output: Path, divided: tuple[str, int] | None = None) -> dict[tuple[str, str, int], int]:
     """Return the rows of each committed part, by file, shard and part; the row record of a shard stands for its parts.
 
@@ -300,7 +306,7 @@ def committed_parts(output: Path, divided: tuple[str, int] | None = None) -> dic
         divided: The shard whose last part is that of a divided row, and the segments of this row: they count as rows.
     """
     num_rows: dict[tuple[str, str, int], int] = {}
-    for path in output.glob(".hymt/f*/s*"):
+    for path in live_paths(output, ".hymt/f*/s*"):
         key = (path.parent.name, path.stem)
         last = 0
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -329,7 +335,7 @@ def committed_parts(output: Path, divided: tuple[str, int] | None = None) -> dic
 
 def is_within_long_row(output: Path) -> bool:
     """Return whether some runs of a divided row are committed, and the part of the row is not."""
-    runs = [path for path in output.glob(".hymt/f*/s*/p*-r*") if parts.RUN_NAME.fullmatch(path.name)]
+    runs = [path for path in live_paths(output, ".hymt/f*/s*/p*-r*") if parts.RUN_NAME.fullmatch(path.name)]
     return any(not path.with_name(path.name.partition("-")[0]).exists() for path in runs)
 
 

@@ -6,6 +6,7 @@ separate mount namespace.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import resource
@@ -70,7 +71,8 @@ def run(source: Path, store: Path | None = None, **options: Any) -> tuple[int, s
 
 
 def parts(folder: Path) -> list[Path]:
-    return [path for path in folder.glob(".hymt/f*/s*/p*") if path.is_file()]
+    found = glob.glob(".hymt/f*/s*/p*", root_dir=folder)  # unlike Path.glob, it skips what vanishes meanwhile
+    return [path for path in (folder / name for name in found) if path.is_file()]
 
 
 def until(condition: Callable[[], object], process: subprocess.Popen[str], timeout_s: float = 30.0) -> None:

@@ -8,7 +8,6 @@ time for compiling is not measured. Not run on a GPU yet.
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import weakref
 from collections.abc import Sequence
@@ -62,11 +61,8 @@ class VllmBaseline(FixedLengthEngine):
             rope=engine.rope_overrides(config, installed),
             eager=False,
         )
-        added = {}
-        if self.device != "cpu":
-            value = os.environ.get("CUDA_VISIBLE_DEVICES")
-            added["CUDA_VISIBLE_DEVICES"] = nvidia.restrict_visible([self.device], value)
-        self._process = VllmProcess(installed.path, options, torch.get_num_threads(), added)
+        variables = {} if self.device == "cpu" else nvidia.visible_variables([self.device])
+        self._process = VllmProcess(installed.path, options, torch.get_num_threads(), variables)
         self._close = weakref.finalize(self, self._process.close)
         try:
             self._process.wait_until_ready(lambda: None)

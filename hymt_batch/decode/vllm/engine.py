@@ -10,7 +10,6 @@ Not run on a GPU yet.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -183,9 +182,7 @@ class VllmEngine(Engine):
         """The environment variables of its process: vLLM takes the first GPUs that it sees."""
         if not self._model.on_gpu:
             return self._split.variables
-        value = os.environ.get("CUDA_VISIBLE_DEVICES")
-        visible = nvidia.restrict_visible(self._model.placement.devices, value)
-        return {**self._split.variables, "CUDA_VISIBLE_DEVICES": visible}
+        return {**self._split.variables, **nvidia.visible_variables(self._model.placement.devices)}
 
     def generate(self, requests: Sequence[Request], check_stop: Callable[[], None]) -> list[Completion]:
         """See `Engine.generate`; the longest rows start first."""
