@@ -81,7 +81,7 @@ STAGES = (
         name_weight=2.0,
     ),
     Stage(
-        2_500,
+        4_300,
         1_024,
         {"plain": 0.09, "codes": 0.5, "format": 0.15, "terms": 0.2, "context": 0.06},
         bare_term_share=0.1,

@@ -30,7 +30,7 @@ def config(shape: Shape) -> dict[str, Any]:
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "head_dim": 32,
-            "vocab_size": 1850,
+            "vocab_size": 3114,
         },
         "mid": {
             **small,
