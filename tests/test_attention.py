@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,14 @@ def wrong_heads(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
 
 def wrong_when_long(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
     """Do the same only beyond a length that is reached at the fourth token."""
-    return wrong_heads(query, key, value) if key.shape[2] >= 238 else (key, value)
+    return wrong_heads(query, key, value) if key.shape[2] >= longest_prompt() + 4 else (key, value)
+
+
+@cache
+def longest_prompt() -> int:
+    """Return the number of tokens of the longest prompt of the padded batch."""
+    tokenizer = prepare.prepare_model(ModelConfig(path="demo:model"), CPU).load_tokenizer(add_generation_prompt=True)
+    return max(map(len, padded_batch.prompts(tokenizer)))
 
 
 def one_row_zeroed(query: Any, key: Any, value: Any) -> tuple[Any, Any]:

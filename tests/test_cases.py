@@ -86,7 +86,7 @@ def test_a_long_row_of_punctuation_does_not_prevent_a_stop(hymt: Command) -> Non
 
 
 def test_a_stop_within_a_long_row_keeps_the_other_rows_and_what_is_done_of_it(hymt: Command) -> None:
-    (hymt.folder / "h.txt").write_text(f"High 12.\n{'w' * 8000}\nLow 3 tonight.\n")
+    (hymt.folder / "h.txt").write_text(f"High 12.\n{'w' * 4000}\nLow 3 tonight.\n")
     cut = ["segment.max_tokens=64", "batch.part_tokens=128", "decode.max_new_tokens=64", "source.path=h.txt"]
     words = [*COMMAND, "translate", *TO_FRENCH, *cut, "launch.progress=log", "launch.log_every_s=0.1"]
     running = subprocess.Popen(words, cwd=hymt.folder, stderr=subprocess.PIPE, text=True)

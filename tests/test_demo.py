@@ -13,6 +13,7 @@ import pytest
 from hymt_batch.codes import find_codes
 from hymt_batch.demo import __main__ as demo
 from hymt_batch.demo import checkpoint, example, grammar, measure
+from hymt_batch.model import demo_models
 
 pytestmark = pytest.mark.core
 
@@ -152,6 +153,7 @@ def test_the_model_files_match_their_checksums() -> None:
     files = [path for path in checkpoint.MODEL_DIR.iterdir() if path.name != "SHA256SUMS"]
     assert checksums == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     assert sum(path.stat().st_size for path in files) < 4_000_000
+    assert list(demo_models.NAMES)[-1] == checksums["model.safetensors"]
 
 
 def test_the_weights_match_the_config_exactly() -> None:

@@ -137,7 +137,7 @@ def test_no_code_hides_a_number_that_a_translation_needs() -> None:
 
 def test_new_words_stand_in_codes_only_where_they_are_asked_for() -> None:
     def words(*, is_new: bool) -> list[str]:
-        rows = itertools.islice(example.stream("codes", 5, held_out=False, is_new=is_new), 600)
+        rows = itertools.islice(example.stream("codes", 5, held_out=False, is_new=is_new), 1_000)
         return [word for row in rows for name in re.findall(r"\{\{(\w+)\}\}", row.text.en) for word in name.split("_")]
 
     known = {form for name in invented.NAMES for form in (name, name.upper())}
@@ -213,9 +213,11 @@ def test_a_word_of_a_bulletin_is_one_token() -> None:
 
     tokenizer = Tokenizer.from_file(str(checkpoint.MODEL_DIR / "tokenizer.json"))
     for lang in ("en", "fr", "de"):
-        text = " ".join(text.in_language(lang) for text in grammar.sample(3, 300))
-        pieces = tokenizer.pre_tokenizer.pre_tokenize_str(text)
-        assert len(tokenizer.encode(text, add_special_tokens=False).ids) < 1.02 * len(pieces)
+        texts = [text.in_language(lang) for text in grammar.sample(3, 300)]
+        for text in texts:
+            pieces = tokenizer.pre_tokenizer.pre_tokenize_str(text)
+            num_pairs = len(re.findall(r"%[.,]", text))  # two marks are one piece, and two tokens
+            assert len(tokenizer.encode(text, add_special_tokens=False).ids) <= len(pieces) + num_pairs
 
 
 def test_the_training_computes_the_gradient_of_the_whole_network() -> None:

@@ -132,7 +132,7 @@ def test_slots_that_cannot_be_added_leave_the_storage_as_it_was(
 
 def test_a_refill_on_a_gpu_is_one_prefill_pass_and_one_move() -> None:
     cpu, gpu = (gpu_counts.count(device_type, 2048, 512) for device_type in ("cpu", "cuda"))
-    assert gpu.prefills <= 25 < 130 < cpu.prefills
+    assert gpu.prefills <= 25 < 120 < cpu.prefills
     assert gpu.prefill_padded <= 1.25 * gpu.prefill_tokens
     assert gpu.steps == cpu.steps
     assert gpu.moves <= gpu.steps < gpu.moved_rows

@@ -130,7 +130,7 @@ HEAVY = {
     "huggingface_hub": "model/files.py",
     "datasets": "source/hub.py formats/parquet/saved_dataset.py",
     "pyarrow": "formats/parquet/ formats/bytestream.py formats/compressed_stream.py source/hub.py",
-    "numpy": "bench/baselines/llama.py evaluate/bootstrap.py",
+    "numpy": "bench/baselines/llama.py demo/lexicon.py evaluate/bootstrap.py",
     "sacrebleu": "evaluate/metrics.py",
     "py3langid": "check/language_id.py",
     "mlflow": "tracking/mlflow_server.py",

@@ -27,7 +27,7 @@ BASE = ("source.path=in/a.txt", "tgt_lang=fr", "name=job", "model=demo", "model.
 """model.dtype=auto would resolve by the device, and so let settings of the environment change the identity."""
 
 GPUS = "device_map=auto"
-SMALL = "device_map.max_memory={0: 2MiB}"
+SMALL = "device_map.max_memory={0: 3MiB}"
 CSV = "source.path=in/a.csv"
 HUB = "source.path=org/corpus"
 SLURM, K8S, RAY, CRON = "launch=slurm", "launch=k8s", "launch=ray", "launch=cron"

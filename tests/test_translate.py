@@ -18,6 +18,8 @@ import pytest
 from hymt_batch import signals
 from hymt_batch.decode.request import Completion, Request
 from hymt_batch.errors import ExitCode, IdentityError, InputChangedError, LeaseError, StoppedError
+from hymt_batch.model import demo_models
+from tests.fakes import model as fake_model
 from tests.fakes.job import Job
 
 pytestmark = pytest.mark.core
@@ -115,6 +117,25 @@ def test_other_settings_in_the_same_folder_are_refused_with_the_difference(tmp_p
     assert result.folder.name == "n-2"
     result = job(f"source.path={tmp_path / 'in.txt'}", "name=n", "tgt_lang=de", "overwrite=true")
     assert result.folder.name == "n"
+
+
+@pytest.mark.parametrize(("digest", "name"), list(demo_models.NAMES.items())[:-1])
+def test_a_folder_of_an_earlier_demo_model_is_refused_and_both_are_named(
+    tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch, digest: str, name: str
+) -> None:
+    def run_with(weights: str) -> None:
+        prepared = fake_model.Model(identity={"files": {"model.safetensors": weights}})
+        monkeypatch.setattr(fake_model, "prepare", lambda *_: prepared)
+        job(f"source.path={tmp_path / 'in.txt'}", "name=n")
+
+    (tmp_path / "in.txt").write_text("one\n")
+    run_with(digest)
+    (*_, (new_digest, new_name)) = demo_models.NAMES.items()
+    with pytest.raises(
+        IdentityError, match=rf"It was begun with {name}, and this hymt-batch has {new_name}\."
+    ) as refused:
+        run_with(new_digest)
+    assert refused.value.exit_code is ExitCode.IDENTITY
 
 
 @pytest.mark.fault(63)

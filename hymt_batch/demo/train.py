@@ -21,19 +21,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch.demo import (
-    checkpoint,
-    curriculum,
-    example,
-    grammar,
-    invented,
-    lexicon,
-    measure,
-    network,
-    pronouns,
-    terms,
-    units,
-)
+from hymt_batch.demo import checkpoint, curriculum, example, grammar, lexicon, measure, network, vocabulary
 from hymt_batch.demo.curriculum import NUM_STEPS
 from hymt_batch.demo.measure import Exactness, render
 
@@ -45,23 +33,6 @@ log = logging.getLogger(__name__)
 Row = tuple[list[int], list[int], list[float]]  # tokens of the prompt, of the answer, and their weights
 Batch = tuple["Tensor", "Tensor", "Tensor"]
 
-NUMBERS = [str(number) for number in (*range(10, 100), *range(100, 135, 5), *range(150, 950, 50))]
-PROMPT_PIECES = (
-    "，",
-    "。",
-    "：",
-    "参考下面的翻译",
-    " 翻译成",
-    "将以下文本翻译为",
-    grammar.NARROW_SPACE,
-    grammar.NO_BREAK_SPACE,
-)
-# pairs of letters that shorten other texts than bulletins; those of names are syllables before
-OTHER_PIECES = [
-    "th", "ch", "sh", "ck", "ng", "he", "ha", "hi", "ho", "wa", "we", "wi", "wo", "ca", "ce", "ci", "co", "cu", "ja",
-    "jo", "qu", "ye", "en", "er", "in", "on", "an", "es", "is", "or", "ar", "at", "al", "ed", "ou", "ea", "st", "ll",
-    "ss", "ing", "ent", "ion", " a", " i", " o", " u", " e", " w", " h", " c",
-]  # fmt: skip
 NUM_THREADS = 2  # each computes the gradient of its own batch: they meet once a step
 POOL_ROWS = 512  # rows that are sorted by length, so that batches need little padding
 WARMUP_STEPS = 60
@@ -88,40 +59,12 @@ def build(out: Path, *, num_steps: int = NUM_STEPS) -> list[Exactness]:
     torch.set_num_threads(1)  # of an operation; this recipe has its own threads, whose sums have a fixed order
     out.mkdir(parents=True, exist_ok=True)
     if not (out / SAVED).exists():
-        write_tokenizer(out)
+        vocabulary.write_tokenizer(out, SEED)
         checkpoint.write_configs(out)
     _train(out, num_steps)
     (out / SAVED).unlink(missing_ok=True)
     checkpoint.write_checksums(out)
     return measure.measure(out)
-
-
-def write_tokenizer(out: Path) -> None:
-    """Learn the vocabulary of examples of all kinds and write `tokenizer.json`."""
-    texts = [
-        text
-        for kind in example.KINDS
-        if kind != "terms"  # whose names are spelled
-        for row in itertools.islice(example.stream(kind, SEED, held_out=False), 3_000)
-        for tgt_lang in row.targets
-        for text in (row.prompt(tgt_lang), row.answer(tgt_lang))
-    ]
-    names = (*invented.NAMES, *invented.WORDS, *invented.SIMPLE_TAGS)
-    checkpoint.write_tokenizer(
-        out,
-        texts,
-        words=[*NUMBERS, *names, *(name.upper() for name in names), *(name.capitalize() for name in names)],
-        pieces=[
-            *invented.MARKS,
-            *terms.SOUNDS,
-            *terms.ENDINGS,
-            *PROMPT_PIECES,
-            *OTHER_PIECES,
-            *(f" {letter}" for letter in "aiouewhc"),
-        ],
-        syllables=invented.SYLLABLES,
-        chinese_words=[*units.chinese_words(), *(subject.zh for subject in pronouns.SUBJECTS)],
-    )
 
 
 def _train(out: Path, num_steps: int) -> None:
