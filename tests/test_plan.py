@@ -202,7 +202,7 @@ def test_the_devices_of_this_machine_come_from_nvidia_smi(tmp_path: Path, monkey
 def test_a_model_folder_is_read_and_a_missing_one_is_rejected(tmp_path: Path) -> None:
     report = plan_with("model=demo")
     assert report.read_from == "files"
-    assert report.parameters == 975_488
+    assert report.parameters == 1_137_280
     with pytest.raises(PreflightError, match="neither a folder nor a hub id"):
         plan_with("model.path=/no/such/folder")
 
@@ -357,19 +357,21 @@ def test_a_plan_shows_how_prompts_end_and_why(capsys: pytest.CaptureFixture[str]
         ]
         return prompt_line
 
-    assert (
-        "last token <｜hy_Assistant｜> (id 1847): with the generation prompt, as in the model card"
-        in prompt_line_of("model=demo")
-    )
+    folder = plan.find_model(config.load("plan", ["model=demo"]))[0].folder
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    ids = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+    assistant, end = "<｜hy_Assistant｜>", "<｜hy_place▁holder▁no▁8｜>"
+    with_it = f"last token {assistant} (id {ids[assistant]}): with the generation prompt, as in the model card"
+    assert with_it in prompt_line_of("model=demo")
     without = prompt_line_of("model=demo", "prompt.add_generation_prompt=false")
-    assert "<｜hy_place▁holder▁no▁8｜> (id 1849): without" in without
+    assert f"{end} (id {ids[end]}): without" in without
     assert "unlike the model card" in without
     without_files = prompt_line_of("model=hy_mt1.5_1.8b", "devices=[24GiB]")
     assert "not known without the model's files: without the generation prompt, as in the model card" in without_files
     assert plan.run(config.load("plan", ["model=demo", "format=json"])) is ExitCode.COMPLETE
     assert json.loads(capsys.readouterr().out)["prompt"] == {
-        "token": "<｜hy_Assistant｜>",
-        "id": 1847,
+        "token": assistant,
+        "id": ids[assistant],
         "added": True,
         "by": "as in the model card",
     }
@@ -381,7 +383,7 @@ def test_an_unreadable_template_does_not_stop_the_plan(tmp_path: Path) -> None:
     report = plan_with("model=demo", f"model.path={folder}")
     assert report.prompt is not None
     assert report.prompt.id is None
-    assert report.parameters == 975_488
+    assert report.parameters == 1_137_280
 
 
 @pytest.mark.parametrize("model", ["hy_mt2_7b_fp8", "hunyuan_mt_7b_fp8", "hunyuan_mt_chimera_7b_fp8"])

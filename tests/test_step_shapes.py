@@ -82,6 +82,8 @@ def test_slots_that_are_added_depend_on_the_part_alone(
     monkeypatch.setattr(graph, "LENGTH_BUCKET", 32)
     requests = make_requests(ids[:37], [12] * 37, GREEDY)
     requests[0].max_new_tokens = 900
+    for request in requests[1:8]:
+        request.max_new_tokens = 300  # there is room for more of these than of the first, and for all of the others
     fresh = WatchedEngine(hymt, captured=True, max_tokens=4000)
     fresh.engine.generate(requests, lambda: None)
     engine = WatchedEngine(hymt, captured=True, max_tokens=4000)
