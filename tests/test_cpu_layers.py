@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from hymt_batch.decode import cpu_layers, slots
 from hymt_batch.decode.cpu_layers import CpuLayers, open_cpu_layers
@@ -30,12 +31,15 @@ def requests() -> list[Request]:
     ]
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("model_type", ["hunyuan_v1_dense", "hy_v3"])
 def test_tokens_and_logprobs_are_those_of_transformers(
     model_type: str, dtype: str, packed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if model_type not in CONFIG_MAPPING_NAMES:
+        pytest.skip(f"this version of transformers has no {model_type}")
     monkeypatch.setattr(weight_packing, "MIN_ELEMENTS", 1)
     hymt = tiny_model(model_type, dtype)
     if packed:
