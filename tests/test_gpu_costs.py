@@ -219,7 +219,7 @@ def test_every_copy_from_the_host_is_pinned_and_asynchronous(
         runner = CudaGraphRunner(hymt, sampling_params, EmulatedGraphs(), "cuda", layers)
         runner.start(sampling_params, counters, 8, 60, max_tokens=9999)
     else:
-        runner = ModelRunner(hymt, sampling_params, 8, counters, logprobs=True, device_type="cuda", fused=layers)
+        runner = ModelRunner(hymt, sampling_params, 8, counters, logprobs=True, device_type="cuda", layers=layers)
     draws = int(sampling_params.do_sample)
     with torch.inference_mode(), network_patch.patch_network(hymt.network, 300):
         with Copies(pinned) as prefix_copies:

@@ -30,25 +30,8 @@ from hymt_batch.errors import DeviceError
 from hymt_batch.model import attention, padded_batch
 from hymt_batch.model.loaded_model import LoadedModel
 from tests.fakes.engine import make_context, make_requests
+from tests.fakes.tiny_network import DTYPES, tiny_model
 from tests.fakes.triton_interpreter import interpreted
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-TINY = {
-    "num_hidden_layers": 2,
-    "hidden_size": 48,
-    "intermediate_size": 80,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "vocab_size": 300,
-    "max_position_embeddings": 512,
-    "rms_norm_eps": 1e-5,
-    "hidden_act": "silu",
-    "pad_token_id": 0,
-    "bos_token_id": None,
-    "eos_token_id": None,
-}
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "num_shared_experts": 1, "moe_intermediate_size": 32}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -60,24 +43,6 @@ def interpreter() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def ops() -> Any:
     return operators.load_operators()
-
-
-def tiny_model(model_type: str = "hunyuan_v1_dense", dtype: str = "float32", **changes: Any) -> LoadedModel:
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    experts = EXPERTS if model_type == "hy_v3" else {}
-    torch.manual_seed(3)
-    network: Any = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(**{**TINY, **experts, "model_type": model_type, **changes}),
-        dtype=DTYPES[dtype],
-        attn_implementation="sdpa",
-    )
-    with torch.no_grad():
-        for weight in network.parameters():  # logits that differ clearly, and norms that are not all ones
-            weight.normal_(0.0, 1.5 / weight.shape[1] ** 0.5) if weight.ndim == 2 else weight.uniform_(0.5, 1.5)
-    network.eval().requires_grad_(False)
-    tokenizer: Any = SimpleNamespace(prefix=(), suffix=(), stop_ids=(-1,), pad_id=0)
-    return LoadedModel(network, tokenizer, "cpu", dtype, 512, 4096, 300, 0)
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +270,7 @@ def steps_of(hymt: LoadedModel, layers: FusedLayers | None, *, num_steps: int, c
         runner = CudaGraphRunner(hymt, GREEDY, EmulatedGraphs(), "cuda", layers)
         runner.start(GREEDY, Counters(), 3, 110, max_tokens=9999)
     else:
-        runner = ModelRunner(hymt, GREEDY, 3, Counters(), logprobs=False, device_type="cuda", fused=layers)
+        runner = ModelRunner(hymt, GREEDY, 3, Counters(), logprobs=False, device_type="cuda", layers=layers)
     original = runner._logits
 
     def keep(hidden: Any) -> Any:
@@ -429,14 +394,14 @@ def test_kernels_that_fail_the_self_check_are_off_and_the_log_says_why(
     layers = FusedLayers(hymt.network)
     _, engine = decode(hymt, layers, captured=captured)
     engine._self_check_kernels(layers)
-    assert engine.fused is layers
+    assert engine.layers is layers
     monkeypatch.setattr(layers, "operators", BrokenOperators(layers.operators, "gated_product", inexact_by_half))
     engine._self_check_kernels(layers)
-    assert engine.fused is None
+    assert engine.layers is None
     assert engine.environment["kernels"] is False
     assert "decode.kernels: off, and torch's own operators are used: they do not agree" in caplog.text
     if captured:
-        assert engine.graph_runner.fused is None
+        assert engine.graph_runner.layers is None
         assert not engine.graph_runner.graphs
     requests = make_requests([[5, 6, 7]], [3], GREEDY)
     assert engine.generate(requests, lambda: None) == decode_plain(hymt, requests)
@@ -506,10 +471,10 @@ def test_an_engine_opened_on_a_gpu_gives_its_kernels_to_steps_and_captured_steps
     monkeypatch.setattr(slots, "open_fused_layers", lambda hymt, settings: marker)
     engine = slots.open_engine(make_context(hymt, settings=DecodeConfig(capture=True)))
     assert engine.graph_runner is not None
-    assert engine.fused is engine.graph_runner.fused is marker
+    assert engine.layers is engine.graph_runner.layers is marker
     assert engine.graph_runner.recreate(2) is engine.graph_runner
-    plain = ModelRunner(hymt, GREEDY, 1, Counters(), logprobs=False, fused=marker)
-    assert plain.recreate(2).fused is marker
+    plain = ModelRunner(hymt, GREEDY, 1, Counters(), logprobs=False, layers=marker)
+    assert plain.recreate(2).layers is marker
 
 
 def test_networks_that_the_kernels_do_not_know_are_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:

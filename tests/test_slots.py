@@ -432,3 +432,43 @@ def test_attention_over_spans_equals_attention_over_all_rows() -> None:
     assert len(slot_attention.make_spans(lengths)) > 1
     by_span, _ = slot_attention.attend(None, query, key, value, mask, 0.25)
     torch.testing.assert_close(by_span, whole)
+
+
+@pytest.mark.skipif(not slot_attention._prefers_products(), reason="no products in bfloat16 on this CPU")
+def test_attention_by_products_is_as_exact_as_the_one_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows, length, capacity = 24, 90, 128
+
+    def randoms(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).bfloat16()
+
+    query, stored_key, stored_value = (
+        randoms(rows, 8, 1, 64),
+        randoms(rows, 2, capacity, 64),
+        randoms(rows, 2, capacity, 64),
+    )
+    query *= 3  # scores of some 25, which bfloat16 alone would round by up to 0.06
+    lengths = torch.arange(1, rows + 1) * length // rows
+    visible = torch.arange(length)[None, None, :] < lengths[:, None, None]
+    mask = slot_attention.grouped_mask(visible, 4, torch.bfloat16)
+    key, value = stored_key[:, :, :length], stored_value[:, :, :length]
+    grouped = query.view(rows, 2, 4, 64).double()
+    exact = torch.nn.functional.scaled_dot_product_attention(
+        grouped, key.double(), value.double(), attn_mask=mask.double(), scale=0.125
+    ).view(rows, 1, 8, 64)
+
+    def error(result: torch.Tensor) -> float:
+        return float((result.double() - exact).norm() / exact.norm())
+
+    calls = []
+    original = slot_attention._attend_by_products
+    monkeypatch.setattr(slot_attention, "_attend_by_products", lambda *a: (calls.append(a), original(*a))[1])
+    by_products, _ = slot_attention.attend(None, query, key, value, mask, 0.125)
+    assert len(calls) == 1
+    few, _ = slot_attention.attend(None, query[:8], key[:8], value[:8], mask[:8], 0.125)
+    assert len(calls) == 1, "few rows are faster with torch's attention"
+    monkeypatch.setattr(slot_attention, "_prefers_products", lambda: False)
+    by_torch, _ = slot_attention.attend(None, query, key, value, mask, 0.125)
+    assert len(calls) == 1
+    assert torch.equal(few, by_torch[:8])
+    assert error(by_products) <= 1.3 * error(by_torch)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from hymt_batch.decode.async_copy import SampledTokens, from_ring, to_device
 from hymt_batch.decode.graph import GraphBackend, Step, bucket_length, bucket_slots, make_backend
-from hymt_batch.decode.kernels.fused_layers import FusedLayers
+from hymt_batch.decode.known_layers import Layers
 from hymt_batch.decode.model_runner import ModelRunner, token_logprobs
 from hymt_batch.decode.noise import rng_keys, seed_as_int64
 from hymt_batch.decode.sampling import SamplingParams, sample_on_device
@@ -75,9 +75,9 @@ class CudaGraphRunner(ModelRunner):
         sampling_params: SamplingParams,
         backend: GraphBackend | None = None,
         device_type: str = "",
-        fused: FusedLayers | None = None,
+        layers: Layers | None = None,
     ) -> None:
-        super().__init__(hymt, sampling_params, 1, Counters(), logprobs=False, device_type=device_type, fused=fused)
+        super().__init__(hymt, sampling_params, 1, Counters(), logprobs=False, device_type=device_type, layers=layers)
         self.backend = make_backend(hymt.device) if backend is None else backend
         self.disabled_reason = ""  # why capture is off; empty if it is on
         self.read_every = 1
@@ -180,7 +180,7 @@ class CudaGraphRunner(ModelRunner):
         if length > self.cache.capacity or self.cache.allocations != self._captured_allocations:
             self.drop_graphs()
             self.cache.reserve(length)
-        if self.fused is not None:
+        if self.layers is not None and not self.layers.needs_step_mask:
             length = self.cache.capacity  # each row reads its own keys only, so one graph serves all lengths
         num_synced, self._num_synced = self._num_synced, 0  # after a failed step the device's state is unknown
         if num_synced != len(sequences):

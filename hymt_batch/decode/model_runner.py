@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hymt_batch.decode.async_copy import SampledTokens, to_device
 from hymt_batch.decode.cache import PrefixCache, SlotCache
-from hymt_batch.decode.kernels.fused_layers import FusedLayers
+from hymt_batch.decode.known_layers import Layers
 from hymt_batch.decode.sampling import SamplingParams, sample
 from hymt_batch.decode.sequence import Counters, SequenceState
 from hymt_batch.decode.slot_attention import grouped_mask, make_spans
@@ -37,7 +37,7 @@ class ModelRunner:
         *,
         logprobs: bool,
         device_type: str = "",
-        fused: FusedLayers | None = None,
+        layers: Layers | None = None,
     ) -> None:
         """Make a runner with empty slots.
 
@@ -48,10 +48,10 @@ class ModelRunner:
             counters: Counters to update.
             logprobs: True to keep the log-probabilities of chosen tokens.
             device_type: Type of device that the storage is laid out for, such as cpu or cuda; empty: that of the model.
-            fused: The network's layers with fused kernels; None to run them as transformers does.
+            layers: Run the network's layers; None to run them as transformers does.
         """
         self.hymt, self.sampling_params, self.counters, self.logprobs = hymt, sampling_params, counters, logprobs
-        self.fused = fused
+        self.layers = layers
         self.device_type = device_type or hymt.device.partition(":")[0]
         self.cache = self._make_cache(num_slots)
         self.prefix: PrefixCache | None = None
@@ -70,7 +70,7 @@ class ModelRunner:
             self.counters,
             logprobs=self.logprobs,
             device_type=self.device_type,
-            fused=self.fused,
+            layers=self.layers,
         )
         fresh.prefix = self.prefix
         return fresh
@@ -228,10 +228,10 @@ class ModelRunner:
         return logits, finite
 
     def _visible_in_step(self, positions: Tensor, length: int) -> Tensor | None:
-        """Return which of `length` keys each row [B] sees, [B, 1, length] bool; None if the kernels need no mask."""
+        """Return which of `length` keys each row [B] sees, [B, 1, length] bool; None if the layers need no mask."""
         import torch
 
-        if self.fused is not None:
+        if self.layers is not None and not self.layers.needs_step_mask:
             return None
         return torch.arange(length, device=positions.device)[None, None, :] <= positions[:, None, None]
 
@@ -240,8 +240,8 @@ class ModelRunner:
         import torch
 
         mask = None if visible is None else grouped_mask(visible, self._group_size, getattr(torch, self.hymt.dtype))
-        if self.fused is not None and isinstance(cache, SlotCache):
-            return self.fused.hidden_states(ids, positions, cache, mask)
+        if self.layers is not None and isinstance(cache, SlotCache):
+            return self.layers.hidden_states(ids, positions, cache, mask)
         output = self.hymt.network.model(
             input_ids=ids,
             attention_mask=mask,

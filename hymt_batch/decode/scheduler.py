@@ -10,7 +10,7 @@ from hymt_batch.decode import prefill_group
 from hymt_batch.decode.async_copy import AsyncCopy, SampledTokens, is_gpu
 from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner
 from hymt_batch.decode.graph import bucket_slots
-from hymt_batch.decode.kernels.fused_layers import FusedLayers
+from hymt_batch.decode.known_layers import Layers
 from hymt_batch.decode.model_runner import ModelRunner
 from hymt_batch.decode.prefill_group import take_group
 from hymt_batch.decode.request import Completion
@@ -47,7 +47,7 @@ class Scheduler:
         limits: SlotLimits,
         counters: Counters,
         graph_runner: CudaGraphRunner | None = None,
-        fused: FusedLayers | None = None,
+        layers: Layers | None = None,
     ) -> None:
         self.hymt, self.sampling_params, self.counters = hymt, sampling_params, counters
         self.limits, self.graph_runner = limits, graph_runner
@@ -65,7 +65,7 @@ class Scheduler:
                 counters,
                 logprobs=limits.logprobs,
                 device_type=limits.device_type,
-                fused=fused,
+                layers=layers,
             )
         else:
             graph_runner.start(

@@ -16,6 +16,7 @@ from hymt_batch.decode.async_copy import AsyncCopy, SampledTokens
 from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner
 from hymt_batch.decode.engine import Engine
 from hymt_batch.decode.kernels.fused_layers import FusedLayers
+from hymt_batch.decode.known_layers import Layers
 from hymt_batch.decode.model_runner import ModelRunner
 from hymt_batch.decode.network_patch import patch_network
 from hymt_batch.decode.request import Request
@@ -72,7 +73,7 @@ def graphs_match_steps(
             check_params, Counters(), len(prompts), width, max_tokens=1 << 30, read_every=read_every, logprobs=True
         )
         plain_runner = ModelRunner(
-            hymt, check_params, len(prompts), Counters(), logprobs=True, fused=graph_runner.fused
+            hymt, check_params, len(prompts), Counters(), logprobs=True, layers=graph_runner.layers
         )
         for runner in (plain_runner, graph_runner):
             rows = [SequenceState(index, ids, attention.NUM_TOKENS + 1, index) for index, ids in enumerate(prompts)]
@@ -94,8 +95,8 @@ def graphs_match_steps(
 class _SlotEngineSteps(ModelRunner):
     """Slot engine steps over rows of unequal length, for `attention.compare`."""
 
-    def __init__(self, hymt: LoadedModel, prompts: Sequence[Sequence[int]], fused: FusedLayers | None = None) -> None:
-        super().__init__(hymt, GREEDY, len(prompts), Counters(), logprobs=False, fused=fused)
+    def __init__(self, hymt: LoadedModel, prompts: Sequence[Sequence[int]], layers: Layers | None = None) -> None:
+        super().__init__(hymt, GREEDY, len(prompts), Counters(), logprobs=False, layers=layers)
         self._sequences = [
             SequenceState(index, ids, attention.NUM_TOKENS + 1, index) for index, ids in enumerate(prompts)
         ]

@@ -23,7 +23,7 @@ class Method(Enum):
 
 
 class Kernels(Enum):
-    """When the slot engine uses its own kernels on CUDA."""
+    """When the slot engine runs the layers itself: on CUDA with its own kernels, on the CPU unless it is off."""
 
     auto = "auto"  # with captured steps
     on = "on"  # with plain steps too

@@ -6,6 +6,7 @@ calls `attend` in every layer; see `network_patch.py`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,13 @@ SPAN_ROWS = 8
 
 MAX_SPAN_PADDING = 1.1
 """Two neighbouring spans are merged if the merged work is at most this many times the separate work."""
+
+MIN_PRODUCT_HEADS = 32
+"""Rows times key heads from which batched products are faster than torch's attention in a step in bfloat16.
+
+Measured on one core with avx512_bf16, 100 keys: 64 rows of 2 key heads 355 instead of 592 us, 32 rows of 4 wider ones
+591 instead of 805; 8 rows of 2 key heads 89 instead of 75.
+"""
 
 Spans = tuple[tuple[int, int, int], ...]
 """Spans of rows of a step: (first row, one past the last row, number of keys that the longest row sees)."""
@@ -74,7 +82,6 @@ def attend(
         [B, T, H, D], and None for the weights.
     """
     import torch
-    from torch.nn.functional import scaled_dot_product_attention
 
     rows, heads, width, size = query.shape
     queries = query.reshape(rows, key.shape[1], heads // key.shape[1] * width, size)
@@ -83,19 +90,65 @@ def attend(
     if len(spans) > 1 and mask is not None:
         out = torch.cat(
             [
-                scaled_dot_product_attention(
+                _attend_span(
                     queries[first:end],
                     key[first:end, :, :length],
                     value[first:end, :, :length],
-                    attn_mask=mask[first:end, ..., :length],
-                    scale=scaling,
+                    mask[first:end, ..., :length],
+                    scaling,
+                    is_step=width == 1,
                 )
                 for first, end, length in spans
             ]
         )
     else:
-        out = scaled_dot_product_attention(queries, key, value, attn_mask=mask, scale=scaling)
+        out = _attend_span(queries, key, value, mask, scaling, is_step=width == 1)
     return out.reshape(rows, heads, width, size).transpose(1, 2), None
+
+
+def _attend_span(
+    queries: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None, *, is_step: bool
+) -> Tensor:
+    """Attend with queries [B, K, N, D], keys and values [B, K, L, D], and a mask that broadcasts to [B, K, N, L]."""
+    import torch
+
+    by_products = (
+        is_step
+        and queries.dtype is torch.bfloat16
+        and queries.device.type == "cpu"
+        and len(queries) * queries.shape[1] >= MIN_PRODUCT_HEADS
+        and _prefers_products()
+    )
+    if by_products and mask is not None and scaling:
+        return _attend_by_products(queries, key, value, mask, scaling)
+    return torch.nn.functional.scaled_dot_product_attention(queries, key, value, attn_mask=mask, scale=scaling)
+
+
+def _attend_by_products(queries: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
+    """Attend with batched products in bfloat16 whose scores are as exact as in float32.
+
+    torch gives a product only in the format of its inputs. So the scores are rounded, and a second product, from which
+    the rounded scores are subtracted before it is rounded itself, gives what the first one lost.
+    """
+    import torch
+
+    rows, groups, num_queries, size = queries.shape
+    flat_queries = queries.reshape(rows * groups, num_queries, size)
+    # a view with gaps would be copied by both products, and more slowly
+    keys = key.contiguous().view(rows * groups, -1, size).transpose(1, 2)
+    rounded = torch.bmm(flat_queries, keys)
+    scores = rounded.float().add_(torch.baddbmm(rounded, flat_queries, keys, beta=-1))
+    scores = torch.add(mask, scores.view(rows, groups, num_queries, -1), alpha=scaling)
+    weights = torch.softmax(scores, dim=-1).to(queries.dtype)
+    return torch.bmm(weights.view(rows * groups, num_queries, -1), value.flatten(0, 1)).view(queries.shape)
+
+
+@functools.cache
+def _prefers_products() -> bool:
+    """Return whether this CPU has bfloat16 products, but no AMX, for which torch's attention has kernels of its own."""
+    import torch
+
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and not torch.cpu._is_amx_tile_supported()
 
 
 def grouped_mask(visible: Tensor, group_size: int, dtype: Any) -> Tensor:

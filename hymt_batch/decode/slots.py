@@ -24,15 +24,18 @@ from typing import Any
 from hymt_batch.decode import cuda_graph_runner, self_check
 from hymt_batch.decode.batches import OOM_SPLIT
 from hymt_batch.decode.cache import PrefixCache
+from hymt_batch.decode.cpu_layers import open_cpu_layers
 from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner, with_first_error
 from hymt_batch.decode.engine import Engine, EngineContext
 from hymt_batch.decode.generate import GenerateEngine
 from hymt_batch.decode.kernels.fused_layers import FusedLayers
 from hymt_batch.decode.kernels.opening import open_fused_layers
+from hymt_batch.decode.known_layers import Layers
 from hymt_batch.decode.network_patch import has_dynamic_rope, patch_network
 from hymt_batch.decode.request import Completion, Request, shared_sampling_params
 from hymt_batch.decode.scheduler import Scheduler, SlotLimits
 from hymt_batch.decode.sequence import Counters, SequenceState, shared_prefix
+from hymt_batch.decode.settings import Kernels
 from hymt_batch.errors import DeviceError, first_line
 from hymt_batch.model import attention
 from hymt_batch.model.memory import is_gpu_failure, run_within_memory
@@ -46,14 +49,16 @@ NAME = "slots"
 def open_engine(context: EngineContext) -> SlotEngine:
     """Make the slot engine, with kernels and captured steps if the settings ask for them and they are possible."""
     graph_runner = None
-    fused = open_fused_layers(context.load(), context.settings)
+    layers: Layers | None = open_fused_layers(context.load(), context.settings)
+    if layers is None and context.settings.kernels is not Kernels.off:
+        layers = open_cpu_layers(context.load())
     if context.settings.capture:
         reason = cuda_graph_runner.unsupported_reason(context.load(), context.num_stages)
         if reason:
             log.warning("decode.capture=true has no effect: %s", reason)
         else:
-            graph_runner = CudaGraphRunner(context.load(), context.sampling_params, fused=fused)
-    return SlotEngine(context, graph_runner, fused=fused)
+            graph_runner = CudaGraphRunner(context.load(), context.sampling_params, layers=layers)
+    return SlotEngine(context, graph_runner, layers=layers)
 
 
 class SlotEngine(Engine):
@@ -64,7 +69,7 @@ class SlotEngine(Engine):
         context: EngineContext,
         graph_runner: CudaGraphRunner | None = None,
         device_type: str = "",
-        fused: FusedLayers | None = None,
+        layers: Layers | None = None,
     ) -> None:
         """Load the model and resolve the limits.
 
@@ -73,10 +78,10 @@ class SlotEngine(Engine):
             graph_runner: Runs captured steps, for one group of slots; reuses storage and graphs of earlier calls. Not
                 used if positions may change the RoPE frequencies (dynamic RoPE).
             device_type: Type of device that prompts are grouped for, such as cpu or cuda; empty: that of the model.
-            fused: The network's layers with kernels, as in `graph_runner`; None to use torch's operators.
+            layers: Run the network's layers, as in `graph_runner`; None to run them as transformers does.
         """
         self.context, self.hymt, self.graph_runner = context, context.load(), graph_runner
-        self.fused = fused
+        self.layers = layers
         self.loaded, self.device = self.hymt, self.hymt.device
         self._device_type = device_type or self.device.partition(":")[0]
         self.uncaptured_reason = ""  # why capture was turned off
@@ -88,7 +93,7 @@ class SlotEngine(Engine):
         return {
             **self.context.environment(NAME),
             "capture": self.graph_runner is not None,
-            "kernels": self.fused is not None,
+            "kernels": isinstance(self.layers, FusedLayers),
         }
 
     def take_degraded(self) -> tuple[str, ...]:
@@ -144,7 +149,7 @@ class SlotEngine(Engine):
         )
         sampling_params = shared_sampling_params(requests)
         return [
-            Scheduler(self.hymt, rows[i::stages], sampling_params, limits, self.counters, graph_runner, self.fused)
+            Scheduler(self.hymt, rows[i::stages], sampling_params, limits, self.counters, graph_runner, self.layers)
             for i in range(stages)
         ]
 
@@ -194,12 +199,13 @@ class SlotEngine(Engine):
         if hymt.dtype == "float32":
             plain = replace(self.context.settings, stages=1, read_every=1)
             context = replace(self.context, settings=plain, on_finished=lambda rows, tokens: None)
-            engines = SlotEngine(context), GenerateEngine(context)
+            layers = None if isinstance(self.layers, FusedLayers) else self.layers  # kernels are compared below
+            engines = SlotEngine(context, layers=layers), GenerateEngine(context)
             if not self_check.engines_agree(*engines, hymt.tokenizer, check_stop):
                 log.warning("decode.engine=slots and generate disagree on the canary prompts; using generate")
                 return GenerateEngine(self.context)
-        if self.fused is not None:
-            self._self_check_kernels(self.fused)
+        if isinstance(self.layers, FusedLayers):
+            self._self_check_kernels(self.layers)
         if self.graph_runner is not None:
             self._self_check_graphs(self.graph_runner, check_stop)
             self._drop_disabled_runner()
@@ -216,10 +222,10 @@ class SlotEngine(Engine):
         if not reason:
             return
         log.warning("decode.kernels: off, and torch's own operators are used: %s", reason)
-        self.fused = None
+        self.layers = None
         if self.graph_runner is not None:
             self.graph_runner.release()
-            self.graph_runner.fused = None
+            self.graph_runner.layers = None
 
     def _self_check_graphs(self, graph_runner: CudaGraphRunner, check_stop: Callable[[], None]) -> None:
         try:

@@ -22,5 +22,5 @@ def open_engine(context: EngineContext) -> SlotEngine:
     if reason := unsupported_reason(hymt, context.num_stages):
         raise UnsupportedError(reason)
     captured = replace(context, settings=replace(context.settings, capture=True))
-    fused = open_fused_layers(hymt, captured.settings)
-    return SlotEngine(captured, CudaGraphRunner(hymt, context.sampling_params, fused=fused), fused=fused)
+    layers = open_fused_layers(hymt, captured.settings)
+    return SlotEngine(captured, CudaGraphRunner(hymt, context.sampling_params, layers=layers), layers=layers)

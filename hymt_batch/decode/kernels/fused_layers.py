@@ -4,39 +4,23 @@ Replaces the forward functions of the layers, not their products: linear layers,
 network's own modules. Each row attends to its own keys only, so a step needs no mask. A prefill uses the attention of
 `slot_attention.py`. Networks whose modules are unknown are refused with a reason. Not yet run on a GPU.
 
-Source: transformers 4.56 and 5.23, modeling_hunyuan_v1_dense (queries and keys are turned, then normalised) and
-modeling_hy_v3 (normalised, then turned).
+Source: see `known_layers.py`.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch.decode.cache import SlotCache
 from hymt_batch.decode.kernels.operators import is_triton_installed, load_operators
+from hymt_batch.decode.known_layers import KNOWN_LAYERS, unknown_module
 from hymt_batch.decode.slot_attention import attend
 from hymt_batch.model.loaded_model import LoadedModel
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-@dataclass(frozen=True, slots=True)
-class LayerNames:
-    """How transformers names what the layers of a network are made of."""
-
-    prefix: str  # of the class names
-    query_norm: str
-    key_norm: str
-    norm_first: bool  # True if queries and keys are normalised before the turn
-
-
-KNOWN_LAYERS = {
-    "hunyuan_v1_dense": LayerNames("HunYuanDenseV1", "query_layernorm", "key_layernorm", norm_first=False),
-    "hy_v3": LayerNames("HYV3", "q_norm", "k_norm", norm_first=True),
-}
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -54,38 +38,17 @@ def unsupported_reason(hymt: LoadedModel) -> str:
         return f"the layers of a network of type {config.model_type} are unknown"
     if hymt.dtype not in DTYPES:
         return f"model.dtype={hymt.dtype} is not one of {', '.join(DTYPES)}"
-    if config.hidden_act not in ("silu", "swish"):
-        return f"the activation function is {config.hidden_act} instead of silu"
-    return _unknown_module(model, config, names)
-
-
-def _unknown_module(model: Any, config: Any, names: LayerNames) -> str:
-    """Return which module of a network is not as expected; empty if all are."""
-    norm = f"{names.prefix}RMSNorm"
-    for index, layer in enumerate(model.layers):
-        modules = {
-            "the layer": (layer, f"{names.prefix}DecoderLayer"),
-            "self_attn": (layer.self_attn, f"{names.prefix}Attention"),
-            "input_layernorm": (layer.input_layernorm, norm),
-            "post_attention_layernorm": (layer.post_attention_layernorm, norm),
-            names.query_norm: (getattr(layer.self_attn, names.query_norm, None), norm),
-            names.key_norm: (getattr(layer.self_attn, names.key_norm, None), norm),
-        }
-        for name, (module, expected) in modules.items():
-            if type(module).__name__ != expected:
-                return f"{name} of layer {index} is {type(module).__name__} instead of {expected}"
+    for layer in model.layers:
         size = layer.self_attn.head_dim
         if size < 16 or size & (size - 1):
             return f"the size of a head is {size}, not a power of two of at least 16"
-    if type(model.norm).__name__ != norm:
-        return f"the last norm is {type(model.norm).__name__} instead of {norm}"
-    if config.num_attention_heads % config.num_key_value_heads:
-        return "the number of query heads is not a multiple of that of key heads"
-    return ""
+    return unknown_module(model, config, names)
 
 
 class FusedLayers:
     """Runs the layers of one network on one device."""
+
+    needs_step_mask = False
 
     def __init__(self, network: Any) -> None:
         self.operators = load_operators()

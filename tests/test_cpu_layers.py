@@ -1,0 +1,129 @@
+"""The layers on the CPU: the same bits as transformers' own, and only where the modules are known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+from hymt_batch.decode import cpu_layers, slots
+from hymt_batch.decode.cpu_layers import CpuLayers, open_cpu_layers
+from hymt_batch.decode.request import Request
+from hymt_batch.decode.sampling import GREEDY
+from hymt_batch.decode.settings import DecodeConfig, Kernels
+from hymt_batch.decode.slots import SlotEngine
+from hymt_batch.model import weight_packing
+from hymt_batch.model.weight_packing import PackedWeights
+from tests.fakes.engine import make_context
+from tests.fakes.tiny_network import DTYPES, tiny_model
+
+LENGTHS = (3, 40, 9, 21, 1, 33, 17)
+
+
+def requests() -> list[Request]:
+    """Return prompts of unequal length that share their first tokens, more than there are slots."""
+    return [
+        Request([7, 8, 9, *((11 * n + k) % 290 + 1 for k in range(length))], 5 + 4 * n, n, GREEDY)
+        for n, length in enumerate(LENGTHS)
+    ]
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("model_type", ["hunyuan_v1_dense", "hy_v3"])
+def test_tokens_and_logprobs_are_those_of_transformers(
+    model_type: str, dtype: str, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if model_type not in CONFIG_MAPPING_NAMES:
+        pytest.skip(f"this version of transformers has no {model_type}")
+    monkeypatch.setattr(weight_packing, "MIN_ELEMENTS", 1)
+    hymt = tiny_model(model_type, dtype)
+    if packed:
+        assert weight_packing.pack(hymt.network)
+    layers = open_cpu_layers(hymt)
+    assert layers is not None
+    calls: list[tuple[int, ...]] = []
+    original = layers.hidden_states
+    monkeypatch.setattr(layers, "hidden_states", lambda ids, *rest: (calls.append(ids.shape), original(ids, *rest))[1])
+    context = make_context(hymt, max_rows=4, logprobs=True)
+    own = SlotEngine(context, layers=layers).generate(requests(), lambda: None)
+    assert own == SlotEngine(context).generate(requests(), lambda: None)
+    assert any(width > 1 for _, width in calls)
+    assert {rows for rows, width in calls if width == 1} >= {1, 2, 4}
+    assert len({tuple(completion.ids) for completion in own}) == len(LENGTHS)
+
+
+@pytest.mark.parametrize("kernels", Kernels)
+def test_an_engine_on_the_cpu_has_them_unless_kernels_are_off(kernels: Kernels) -> None:
+    engine = slots.open_engine(make_context(tiny_model(), settings=DecodeConfig(kernels=kernels)))
+    assert isinstance(engine.layers, CpuLayers) == (kernels is not Kernels.off)
+    assert engine.environment["kernels"] is False, "these are the kernels on a GPU"
+
+
+def test_networks_with_other_modules_run_as_transformers_runs_them(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    other = tiny_model("llama")
+    assert open_cpu_layers(other) is None
+    assert "layers of transformers are used: the layers of a network of type llama are unknown" in caplog.text
+
+    offloaded = tiny_model()
+    add_hook_to_module(offloaded.network.model.layers[1].mlp.up_proj, ModelHook())
+    assert open_cpu_layers(offloaded) is None
+    assert "not all of the network is on the CPU" in caplog.text
+
+    changed = tiny_model()
+    changed.network.model.layers[1].self_attn.key_layernorm = torch.nn.Identity()
+    assert open_cpu_layers(changed) is None
+    assert "key_layernorm of layer 1 is Identity instead of HunYuanDenseV1RMSNorm" in caplog.text
+
+    activated = tiny_model(hidden_act="gelu")
+    assert open_cpu_layers(activated) is None
+    assert "the activation function is gelu instead of silu" in caplog.text
+
+
+def test_layers_that_round_differently_are_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    original = cpu_layers._rotate
+
+    def rotate(heads: Any, *turn: Any) -> Any:
+        return original(heads, *turn).mul_(1 + 2**-7)
+
+    monkeypatch.setattr(cpu_layers, "_rotate", rotate)
+    assert open_cpu_layers(tiny_model(dtype="bfloat16")) is None
+    assert "layers of transformers are used: they do not give the same bits" in caplog.text
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_joint_product_gives_each_layer_its_own_part(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weight_packing, "MIN_ELEMENTS", 1)
+    hymt = tiny_model(attention_bias=bias)
+    attention = hymt.network.model.layers[0].self_attn
+    for layer in (attention.q_proj, attention.k_proj, attention.v_proj):
+        assert (layer.bias is not None) == bias
+        if bias:
+            layer.bias.normal_()
+    first, second = torch.randn(2, 3, 48), torch.randn(2, 3, 48)
+    layers = (attention.q_proj, attention.k_proj, attention.v_proj)
+    plain = [[layer(rows) for layer in layers] for rows in (first, second)]
+    assert weight_packing.joint_projection(attention) is None
+    with PackedWeights(hymt.network):
+        joint = weight_packing.joint_projection(attention)
+        assert joint is not None
+        torch.testing.assert_close(joint(first), torch.cat(plain[0], -1))
+        for order in ((0, 1, 2), (2, 0, 1), (1, 1, 0)):
+            for rows, expected in ((first, plain[0]), (second, plain[1])):
+                for index in order:
+                    torch.testing.assert_close(layers[index](rows), expected[index])
+        layers[0](first)  # what the other layers have not taken belongs to this input alone
+        torch.testing.assert_close(layers[1](second), plain[1][1])
+        for layer in layers:
+            layer(first)
+        assert joint._rows is None, "nothing is kept after each layer took its part"
+        assert not joint._parts
+    assert weight_packing.joint_projection(attention) is None
