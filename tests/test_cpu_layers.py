@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-from hymt_batch.decode import cpu_layers, slots
+from hymt_batch.decode import cpu_layers, slot_attention, slots
 from hymt_batch.decode.cpu_layers import CpuLayers, open_cpu_layers
 from hymt_batch.decode.request import Request
 from hymt_batch.decode.sampling import GREEDY
@@ -85,6 +87,77 @@ def test_networks_with_other_modules_run_as_transformers_runs_them(caplog: pytes
     assert "the activation function is gelu instead of silu" in caplog.text
 
 
+def test_layers_that_fail_are_not_used(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    hymt = tiny_model()
+    with monkeypatch.context() as failing:
+        failing.setattr(cpu_layers, "_rotate", lambda *_: torch.empty(10**15))
+        assert open_cpu_layers(hymt) is None
+    assert "layers of transformers are used: RuntimeError: " in caplog.text
+    assert open_cpu_layers(hymt) is None, "a network is compared once"
+    assert open_cpu_layers(tiny_model()) is not None
+
+
+def test_a_network_is_freed_although_its_comparison_is_remembered() -> None:
+    hymt = tiny_model()
+    assert open_cpu_layers(hymt) is not None
+    network = weakref.ref(hymt.network)
+    del hymt
+    gc.collect()
+    assert network() is None
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("changes", [{"attention_bias": True}, {"num_key_value_heads": 4}, {"num_key_value_heads": 1}])
+def test_other_shapes_of_the_attention_give_the_same_bits(
+    changes: dict[str, Any], packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weight_packing, "MIN_ELEMENTS", 1)
+    hymt = tiny_model(dtype="bfloat16", **changes)
+    for name, weight in hymt.network.named_parameters():
+        if name.endswith("bias"):
+            weight.normal_()
+    if packed:
+        assert weight_packing.pack(hymt.network)
+    layers = open_cpu_layers(hymt)
+    context = make_context(hymt, max_rows=4, logprobs=True)
+    assert layers is not None
+    assert SlotEngine(context, layers=layers).generate(requests(), lambda: None) == SlotEngine(context).generate(
+        requests(), lambda: None
+    )
+
+
+def test_a_fault_of_a_step_alone_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = CpuLayers.hidden_states
+
+    def hidden_states(self: CpuLayers, ids: Any, *rest: Any) -> Any:
+        hidden = original(self, ids, *rest)
+        return hidden.nextafter(torch.tensor(torch.inf)) if ids.shape[1] == 1 else hidden
+
+    monkeypatch.setattr(CpuLayers, "hidden_states", hidden_states)
+    assert open_cpu_layers(tiny_model()) is None
+
+
+def test_many_rows_in_bfloat16_attend_by_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slot_attention, "_prefers_products", lambda: True)
+    calls: list[int] = []
+    original = slot_attention._attend_by_products
+    monkeypatch.setattr(
+        slot_attention,
+        "_attend_by_products",
+        lambda query, *rest: (calls.append(len(query)), original(query, *rest))[1],
+    )
+    hymt = tiny_model(dtype="bfloat16")
+    work = [Request([7, 8, 9, *range(n + 1, n + 13 + n % 2)], 9, n, GREEDY) for n in range(24)]
+    context = make_context(hymt, max_rows=24, logprobs=True)
+    by_products = SlotEngine(context, layers=open_cpu_layers(hymt)).generate(work, lambda: None)
+    assert calls
+    assert min(calls) * 2 >= slot_attention.MIN_PRODUCT_HEADS
+    monkeypatch.setattr(slot_attention, "_prefers_products", lambda: False)
+    by_torch = SlotEngine(context, layers=open_cpu_layers(hymt)).generate(work, lambda: None)
+    assert sum(ours.ids == theirs.ids for ours, theirs in zip(by_products, by_torch, strict=True)) >= 20
+
+
 def test_layers_that_round_differently_are_not_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -122,8 +195,10 @@ def test_a_joint_product_gives_each_layer_its_own_part(bias: bool, monkeypatch: 
                     torch.testing.assert_close(layers[index](rows), expected[index])
         layers[0](first)  # what the other layers have not taken belongs to this input alone
         torch.testing.assert_close(layers[1](second), plain[1][1])
-        for layer in layers:
-            layer(first)
+        with pytest.raises(RuntimeError):
+            layers[0](torch.randn(2, 3, 47))
+        for layer, expected in zip(layers, plain[0], strict=True):
+            torch.testing.assert_close(layer(first), expected)
         assert joint._rows is None, "nothing is kept after each layer took its part"
         assert not joint._parts
     assert weight_packing.joint_projection(attention) is None

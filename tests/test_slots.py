@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from hymt_batch.decode import model_runner, network_patch, sequence, slot_attention
+from hymt_batch.decode import model_runner, network_patch, sequence, slot_attention, slots
+from hymt_batch.decode.cache import PrefixCache
 from hymt_batch.decode.request import Completion
 from hymt_batch.decode.sampling import GREEDY, SamplingParams
 from hymt_batch.decode.sequence import Counters
@@ -53,7 +54,7 @@ def decode(hymt: LoadedModel, ids: Sequence[Sequence[int]], **options: Any) -> t
     sampling_params = options.pop("sampling_params", GREEDY)
     limits, stop = options.pop("limits", [200] * len(ids)), options.pop("check_stop", lambda: None)
     settings = DecodeConfig(stages=options.pop("stages", 1), read_every=options.pop("read_every", 1))
-    engine = SlotEngine(make_context(hymt, settings=settings, **{"max_rows": 8, **options}))
+    engine = slots.open_engine(make_context(hymt, settings=settings, **{"max_rows": 8, **options}))
     return engine.generate(make_requests(ids, limits, sampling_params), stop), engine.counters
 
 
@@ -434,7 +435,6 @@ def test_attention_over_spans_equals_attention_over_all_rows() -> None:
     torch.testing.assert_close(by_span, whole)
 
 
-@pytest.mark.skipif(not slot_attention._prefers_products(), reason="no products in bfloat16 on this CPU")
 def test_attention_by_products_is_as_exact_as_the_one_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     rows, length, capacity = 24, 90, 128
@@ -442,33 +442,60 @@ def test_attention_by_products_is_as_exact_as_the_one_of_torch(monkeypatch: pyte
     def randoms(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator).bfloat16()
 
-    query, stored_key, stored_value = (
-        randoms(rows, 8, 1, 64),
-        randoms(rows, 2, capacity, 64),
-        randoms(rows, 2, capacity, 64),
-    )
-    query *= 3  # scores of some 25, which bfloat16 alone would round by up to 0.06
+    query = 3 * randoms(rows, 8, 1, 64)  # scores of some 25, which bfloat16 alone would round by up to 0.06
+    stored_key, stored_value = randoms(rows, 2, capacity, 64), randoms(rows, 2, capacity, 64)
     lengths = torch.arange(1, rows + 1) * length // rows
     visible = torch.arange(length)[None, None, :] < lengths[:, None, None]
     mask = slot_attention.grouped_mask(visible, 4, torch.bfloat16)
     key, value = stored_key[:, :, :length], stored_value[:, :, :length]
-    grouped = query.view(rows, 2, 4, 64).double()
     exact = torch.nn.functional.scaled_dot_product_attention(
-        grouped, key.double(), value.double(), attn_mask=mask.double(), scale=0.125
+        query.view(rows, 2, 4, 64).double(), key.double(), value.double(), attn_mask=mask.double(), scale=0.125
     ).view(rows, 1, 8, 64)
 
     def error(result: torch.Tensor) -> float:
         return float((result.double() - exact).norm() / exact.norm())
 
+    monkeypatch.setattr(slot_attention, "_prefers_products", lambda: True)
     calls = []
     original = slot_attention._attend_by_products
     monkeypatch.setattr(slot_attention, "_attend_by_products", lambda *a: (calls.append(a), original(*a))[1])
     by_products, _ = slot_attention.attend(None, query, key, value, mask, 0.125)
     assert len(calls) == 1
-    few, _ = slot_attention.attend(None, query[:8], key[:8], value[:8], mask[:8], 0.125)
-    assert len(calls) == 1, "few rows are faster with torch's attention"
+    spanned = key.clone()
+    spanned.spans = ((0, 16, int(lengths[15])), (16, 24, length))  # type: ignore[attr-defined]
+    by_span, _ = slot_attention.attend(None, query, spanned, value, mask, 0.125)
+    assert len(calls) == 2, "the second span has few rows, which are faster with torch's attention"
     monkeypatch.setattr(slot_attention, "_prefers_products", lambda: False)
     by_torch, _ = slot_attention.attend(None, query, key, value, mask, 0.125)
-    assert len(calls) == 1
-    assert torch.equal(few, by_torch[:8])
+    assert len(calls) == 2
     assert error(by_products) <= 1.3 * error(by_torch)
+    assert error(by_span) <= 1.3 * error(by_torch)
+
+
+def test_products_are_not_used_where_they_are_inexact_or_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    prefers = slot_attention._prefers_products.__wrapped__
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert prefers()
+    original = slot_attention._attend_by_products
+    with monkeypatch.context() as inexact:
+        inexact.setattr(slot_attention, "_attend_by_products", lambda *a: original(*a) * 1.01)
+        assert not prefers()
+    with monkeypatch.context() as amx:
+        amx.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+        assert not prefers()
+    with monkeypatch.context() as no_mkldnn:
+        no_mkldnn.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+        assert not prefers()
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+    assert not prefers(), "a version of torch that cannot tell"
+
+
+def test_the_values_of_the_common_prefix_are_no_view_of_a_larger_product() -> None:
+    heads = torch.randn(1, 5, 6, 16)
+    keys, values = heads[:, :, 2:4].transpose(1, 2), heads[:, :, 4:].transpose(1, 2)
+    prefix = PrefixCache(torch.arange(5))
+    assert all(map(torch.equal, prefix.update(keys, values, 0), (keys, values)))
+    for stored, given in zip(prefix.layers[0], (keys, values), strict=True):
+        assert torch.equal(stored, given)
+        assert stored.untyped_storage().nbytes() == given.numel() * given.element_size()

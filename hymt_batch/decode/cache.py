@@ -52,7 +52,8 @@ class PrefixCache(_BaseCache):
     def update(
         self, keys: Tensor, values: Tensor, layer_idx: int, *arguments: Any, **options: Any
     ) -> tuple[Tensor, Tensor]:
-        self.layers[layer_idx] = (keys, values)
+        # not a view, which would keep the queries of the prefix too, where they are one product with the values
+        self.layers[layer_idx] = (keys.contiguous(), values.contiguous())
         return keys, values
 
 

@@ -1,9 +1,9 @@
 """The decoder layers of a network on the CPU with fewer operators: the same bits as transformers' own layers.
 
-A step is short on a CPU: of 64 rows of a small network, a tenth of the time went into calls between modules and into
-starting operators, and of one row, a third. Here, queries and keys are turned and normalised together, most operators
-work in place, and nothing is looked up again that a step has already found. The products stay those of the network's
-own modules, and so does the order of the operations that round.
+Part of a step on a CPU is neither products nor attention: calls between modules, and small operators, which take some
+time to start. Here, queries and keys are turned and normalised together, most operators work in place, and nothing is
+looked up again that a step has already found. The products stay those of the network's own modules, and so does the
+order of the operations that round.
 
 Networks whose modules are unknown run as transformers runs them.
 
@@ -13,12 +13,15 @@ Source: see `known_layers.py`.
 from __future__ import annotations
 
 import logging
+from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from hymt_batch.decode.cache import SlotCache
 from hymt_batch.decode.known_layers import KNOWN_LAYERS, unknown_module
 from hymt_batch.decode.network_patch import patch_network
 from hymt_batch.decode.slot_attention import attend, grouped_mask
+from hymt_batch.errors import first_line
 from hymt_batch.model import transformers_compat
 from hymt_batch.model.loaded_model import LoadedModel
 from hymt_batch.model.weight_packing import joint_projection
@@ -34,14 +37,15 @@ CHECK_SHAPE = (2, 3)
 
 def open_cpu_layers(hymt: LoadedModel) -> CpuLayers | None:
     """Return the layers of a network that is entirely on the CPU, or None if transformers has to run them."""
-    reason = unsupported_reason(hymt)
-    if not reason:
-        layers = CpuLayers(hymt.network)
-        if equal_bits(hymt, layers):
-            return layers
-        reason = "they do not give the same bits as those of transformers"
-    log.info("layers of transformers are used: %s", reason)
-    return None
+    if hymt.network not in _reasons:
+        _reasons[hymt.network] = _refusal(hymt)
+        if _reasons[hymt.network]:
+            log.info("layers of transformers are used: %s", _reasons[hymt.network])
+    return None if _reasons[hymt.network] else CpuLayers(hymt.network)
+
+
+_reasons: MutableMapping[Any, str] = WeakKeyDictionary()
+"""Network -> why transformers runs its layers, or empty. Kept, since the comparison reads all weights four times."""
 
 
 def unsupported_reason(hymt: LoadedModel) -> str:
@@ -54,6 +58,17 @@ def unsupported_reason(hymt: LoadedModel) -> str:
     if names is None:
         return f"the layers of a network of type {config.model_type} are unknown"
     return unknown_module(model, config, names)
+
+
+def _refusal(hymt: LoadedModel) -> str:
+    """Return why transformers has to run the layers of a network, after a comparison; empty if it has not."""
+    try:
+        reason = unsupported_reason(hymt)
+        if reason or equal_bits(hymt, CpuLayers(hymt.network)):
+            return reason
+    except Exception as error:  # another version of a library may raise anything; transformers' layers work too
+        return f"{type(error).__name__}: {first_line(error)}"
+    return "they do not give the same bits as those of transformers"
 
 
 def equal_bits(hymt: LoadedModel, layers: CpuLayers) -> bool:
@@ -75,7 +90,7 @@ def equal_bits(hymt: LoadedModel, layers: CpuLayers) -> bool:
                     cache.start_step(positions[:, length], length + 1)
                 else:
                     cache.start_prefill(0, rows, None, 0, length)
-                mask = grouped_mask(visible[:, tokens, : tokens.stop], group_size, network.dtype)
+                mask = grouped_mask(visible[:, tokens, : tokens.stop], group_size, getattr(torch, hymt.dtype))
                 if own:
                     hidden.append(layers.hidden_states(ids[:, tokens], positions[:, tokens], cache, mask))
                 else:
@@ -125,8 +140,9 @@ class CpuLayers:
         turn = cos[:, :, None], signed_sin[:, :, None]
         for index, layer in enumerate(self._layers):
             normed = _normalise(hidden, layer.input_layernorm)
-            # not in place: the embedding may return its own storage
-            hidden = hidden + self._attention(index, layer.self_attn, normed, turn, cache, mask)
+            hidden = hidden + self._attention(
+                index, layer.self_attn, normed, turn, cache, mask
+            )  # a copy for `+=` below
             normed = _normalise(hidden, layer.post_attention_layernorm)
             hidden += self._mlp(layer.mlp, normed)
         return _normalise(hidden, model.norm)

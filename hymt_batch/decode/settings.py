@@ -23,10 +23,10 @@ class Method(Enum):
 
 
 class Kernels(Enum):
-    """When the slot engine runs the layers itself: on CUDA with its own kernels, on the CPU unless it is off."""
+    """When the slot engine runs the layers itself instead of transformers: on CUDA with kernels, on the CPU without."""
 
-    auto = "auto"  # with captured steps
-    on = "on"  # with plain steps too
+    auto = "auto"  # on CUDA with captured steps, on the CPU always
+    on = "on"  # on CUDA with plain steps too, on the CPU always
     off = "off"
 
 

@@ -1,7 +1,7 @@
 """Find which words of two languages translate each other, and begin a network's embedding with it.
 
-A network that begins at random has to learn a dictionary and where to look for the next word at once, and learns
-neither for long: without the dictionary, it makes no difference where it looks. So a word begins near the words that
+A network that begins at random has to learn a dictionary and where to look for the next word at once, and for a long
+time learns neither: without the dictionary, it makes no difference where it looks. So a word begins near the words that
 it translates, as far as counting tells them (IBM model 1). Knows no model and no grammar.
 """
 

@@ -1,6 +1,6 @@
 """Train the demo model and measure it: tokenizer, weights, checkpoint files, exact translations.
 
-The model is a `HunYuanDenseV1ForCausalLM` with the 1.8B model's chat format, rope and prompts, at 1/2000 of its size.
+The model is a `HunYuanDenseV1ForCausalLM` with the 1.8B model's chat format, rope and prompts, at 1/1600 of its size.
 It learns only the kinds of examples in `example`. All seeds are fixed, so two runs on one machine give the same bytes.
 Another processor may round differently; a new run is therefore judged by its exact translations, not by a checksum.
 

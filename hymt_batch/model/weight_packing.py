@@ -49,7 +49,7 @@ def pack(network: Any) -> int:
     """
     groups = list(_packable_groups(network))
     layers = [layer for group in groups for layer in group]
-    if not layers or not _matches_plain(layers):
+    if not layers or not _matches_plain(groups):
         return 0
     outside_ids = {id(weight) for weight in _weights_outside(network, layers)}
     packed = 0
@@ -90,7 +90,7 @@ class PackedWeights:
         layers = [layer for group in groups for layer in group]
         self._packed_forwards = (
             list(zip(layers, (forward for group in groups for forward in _packed_forwards(group)), strict=True))
-            if layers and _matches_plain(layers)
+            if layers and _matches_plain(groups)
             else []
         )
 
@@ -150,23 +150,24 @@ def _weights_outside(network: Any, layers: list[Any]) -> Iterator[Any]:
             yield from module.parameters(recurse=False)
 
 
-def _matches_plain(layers: list[Any]) -> bool:
-    """Return whether packed products equal plain ones within rounding, for one layer of each shape."""
+def _matches_plain(groups: Sequence[tuple[Any, ...]]) -> bool:
+    """Return whether packed products equal plain ones within rounding, for one group of layers of each shape."""
     import torch
 
-    shapes = {(*layer.weight.shape, layer.weight.dtype): layer for layer in layers}
+    shapes = {
+        tuple((*layer.weight.shape, layer.weight.dtype, layer.bias is None) for layer in group): group
+        for group in groups
+    }
     generator = torch.Generator().manual_seed(0)
     try:
         with torch.inference_mode():
-            for layer in shapes.values():
-                weight = layer.weight[:256]  # a part of a vocabulary matrix is enough
-                rows = torch.randn(3, weight.shape[1], generator=generator).to(weight.dtype)
-                plain = torch.nn.functional.linear(rows, weight).float()
-                packed = _packed_linear(
-                    rows, torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKING_ROWS), None
-                )
+            for group in shapes.values():
+                part = slice(None) if len(group) > 1 else slice(256)  # a part of a vocabulary matrix is enough
+                rows = torch.randn(3, group[0].in_features, generator=generator).to(group[0].weight.dtype)
+                plain = torch.cat([layer(rows)[:, part] for layer in group], dim=-1).float()
+                packed = _packed_linear(rows, *_packed_blocks(group, part))
                 error = (packed.float() - plain).abs().max() / plain.abs().max().clamp(min=1e-20)
-                if not bool(error <= TOLERANCE[str(weight.dtype)]):
+                if not bool(error <= TOLERANCE[str(rows.dtype)]):
                     log.warning("packed products differ from plain ones by %.1e: weights are not packed", float(error))
                     return False
     except (RuntimeError, NotImplementedError) as error:
@@ -180,15 +181,21 @@ def _packed_forwards(group: Sequence[Any]) -> list[Callable[[Tensor], Tensor]]:
     import torch
 
     with torch.inference_mode():
-        weight = torch.cat([layer.weight for layer in group]) if len(group) > 1 else group[0].weight.detach()
-        blocks = torch.ops.mkldnn._reorder_linear_weight(weight, PACKING_ROWS)
-        bias = group[0].bias
-        if len(group) > 1 and bias is not None:
-            bias = torch.cat([layer.bias for layer in group])
+        blocks, bias = _packed_blocks(group, slice(None))
     if len(group) == 1:
         return [lambda rows: _packed_linear(rows, blocks, bias)]
     product = JointProduct(blocks, bias, [layer.out_features for layer in group])
     return [JointForward(product, index) for index in range(len(group))]
+
+
+def _packed_blocks(group: Sequence[Any], part: slice) -> tuple[Tensor, Tensor | None]:
+    """Return the packed matrix of a group of layers, or of a part of each one's outputs, and the bias."""
+    import torch
+
+    weights = [layer.weight.detach()[part] for layer in group]
+    weight = torch.cat(weights) if len(group) > 1 else weights[0].contiguous()
+    bias = None if group[0].bias is None else torch.cat([layer.bias[part] for layer in group])
+    return torch.ops.mkldnn._reorder_linear_weight(weight, PACKING_ROWS), bias
 
 
 class JointProduct:

@@ -31,7 +31,9 @@ def open_fused_layers(hymt: LoadedModel, settings: DecodeConfig) -> FusedLayers 
         return None
     if not hymt.device.startswith("cuda"):
         if settings.kernels is Kernels.on:
-            log.warning("decode.kernels=on has no effect: the kernels run on CUDA only, and the model is on the CPU")
+            log.warning(
+                "decode.kernels=on is the same as auto here: the kernels run on CUDA only, and the model is on the CPU"
+            )
         return None
     reason = unsupported_reason(hymt)
     if not reason:
