@@ -70,7 +70,7 @@ STAGES = (
         name_weight=2.0,
     ),
     Stage(
-        3_900,
+        3_100,
         1_024,
         {"plain": 0.12, "codes": 0.38, "format": 0.13, "terms": 0.29, "context": 0.08},
         bare_term_share=0.1,
@@ -81,7 +81,7 @@ STAGES = (
         name_weight=2.0,
     ),
     Stage(
-        4_300,
+        3_900,
         1_024,
         {"plain": 0.09, "codes": 0.5, "format": 0.15, "terms": 0.2, "context": 0.06},
         bare_term_share=0.1,

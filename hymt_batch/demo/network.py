@@ -1,4 +1,4 @@
-"""Prepare the demo's network for training: fused norms, and a last layer that computes only what the loss needs."""
+"""Prepare the demo's network for training: fused norms, a last layer that computes only what the loss needs, the loss."""
 
 from functools import partial
 from typing import Any
@@ -47,3 +47,34 @@ def _last_layer(layer: Any, hidden: Any, *, in_answer: Any, **arguments: Any) ->
     attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden), **arguments)
     hidden = (hidden + attended)[in_answer]
     return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+
+
+def answer_loss(hidden: Any, matrix: Any, labels: Any, weights: Any) -> Any:
+    """Return the weighted sum of the losses of tokens, with one exponential of each logit in both directions.
+
+    Args:
+        hidden: [N, D].
+        matrix: [V, D], of the vocabulary.
+        labels: [N] int64, the right tokens.
+        weights: [N], factors of their losses.
+    """
+    import torch
+
+    class Loss(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, hidden: Any, matrix: Any, labels: Any, weights: Any) -> Any:
+            shares = torch.softmax(hidden @ matrix.T, dim=-1)
+            rows = torch.arange(len(labels))
+            of_labels = shares[rows, labels]
+            shares[rows, labels] = of_labels - 1
+            ctx.save_for_backward(hidden, matrix, shares.mul_(weights[:, None]))
+            smallest = torch.finfo(of_labels.dtype).tiny
+            return -(of_labels.clamp(min=smallest).log() * weights).sum()
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            hidden, matrix, of_logits = ctx.saved_tensors
+            (gradient,) = gradients
+            return gradient * (of_logits @ matrix), gradient * (of_logits.T @ hidden), None, None
+
+    return Loss.apply(hidden, matrix, labels, weights)  # type: ignore[no-untyped-call]

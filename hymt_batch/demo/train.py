@@ -54,6 +54,7 @@ def build(out: Path, *, num_steps: int = NUM_STEPS) -> list[Exactness]:
     import torch
 
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads it, and filling it takes time
     torch.set_flush_denormal(True)
     torch.manual_seed(SEED)
     torch.set_num_threads(1)  # of an operation; this recipe has its own threads, whose sums have a fixed order
@@ -190,14 +191,13 @@ class Training:
 
     def _gradients(self, batch: "Batch", sum_of_weights: float) -> "tuple[float, Sequence[Tensor]]":
         import torch
-        from torch.nn import functional
 
         input_ids, labels, weights = batch
         in_answer = labels != IGNORE_INDEX
         hidden = self.model.model(input_ids=input_ids, use_cache=False, in_answer=in_answer).last_hidden_state
-        logits = self.model.lm_head(hidden)
-        losses = functional.cross_entropy(logits, labels[in_answer], reduction="none")
-        loss = (losses * weights[in_answer]).sum() / sum_of_weights
+        loss = network.answer_loss(
+            hidden, self.model.lm_head.weight, labels[in_answer], weights[in_answer] / sum_of_weights
+        )
         return loss.item(), torch.autograd.grad(loss, self.parameters)
 
     def _lr_factor(self) -> float:
