@@ -140,9 +140,8 @@ class CpuLayers:
         turn = cos[:, :, None], signed_sin[:, :, None]
         for index, layer in enumerate(self._layers):
             normed = _normalise(hidden, layer.input_layernorm)
-            hidden = hidden + self._attention(
-                index, layer.self_attn, normed, turn, cache, mask
-            )  # a copy for `+=` below
+            attended = self._attention(index, layer.self_attn, normed, turn, cache, mask)
+            hidden = hidden + attended  # a new tensor, to which the output of the MLP is added in place
             normed = _normalise(hidden, layer.post_attention_layernorm)
             hidden += self._mlp(layer.mlp, normed)
         return _normalise(hidden, model.norm)

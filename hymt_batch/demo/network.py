@@ -1,4 +1,4 @@
-"""Prepare the demo's network for training: fused norms, a last layer that computes only what the loss needs, the loss."""
+"""Prepare the demo's network for training: fused norms and loss, a last layer that computes only what the loss needs."""
 
 from functools import partial
 from typing import Any
