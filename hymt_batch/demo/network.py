@@ -1,4 +1,4 @@
-"""Prepare the demo's network for training: fused norms and loss, a last layer that computes only what the loss needs."""
+"""Prepare the demo's network for training: fused norms and loss, and a last layer that computes only what is needed."""
 
 from functools import partial
 from typing import Any
