@@ -470,6 +470,11 @@ def test_attention_by_products_is_as_exact_as_the_one_of_torch(monkeypatch: pyte
     assert len(calls) == 2
     assert error(by_products) <= 1.3 * error(by_torch)
     assert error(by_span) <= 1.3 * error(by_torch)
+    monkeypatch.setattr(slot_attention, "_prefers_products", lambda: True)
+    monkeypatch.setattr(slot_attention, "PRODUCT_BYTES", 5 * 2 * length * 64 * 2)
+    in_blocks, _ = slot_attention.attend(None, query, key, value, mask, 0.125)
+    assert len(calls) == 2 + 5, "5 rows at once"
+    assert error(in_blocks) <= 1.3 * error(by_torch)
 
 
 def test_products_are_not_used_where_they_are_inexact_or_unknown(monkeypatch: pytest.MonkeyPatch) -> None:

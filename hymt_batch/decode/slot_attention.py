@@ -27,6 +27,13 @@ Measured on one core with avx512_bf16, 100 keys: 64 rows of 2 key heads 355 inst
 591 instead of 805; 8 rows of 2 key heads 89 instead of 75.
 """
 
+PRODUCT_BYTES = 1 << 22
+"""Bytes of keys that are multiplied at once, so that they and their scores stay in the processor's caches.
+
+Measured as above: 64 rows of 2 key heads with 1,000 keys 3.6 ms in blocks of 4 MB, 17.8 at once, 7.0 with torch's
+attention; 64 rows of 4 wider ones with 300 keys 3.8, 21.5 and 7.1 ms.
+"""
+
 MAX_PRODUCT_ERROR = 1.5
 """Largest error of attention by products, as a multiple of that of torch's attention."""
 
@@ -123,7 +130,9 @@ def _attend_span(
         and _prefers_products()
     )
     if by_products and mask is not None and scaling:
-        return _attend_by_products(queries, key, value, mask, scaling)
+        num = max(1, PRODUCT_BYTES // (key[0].numel() * key.element_size()))
+        blocks = zip(*(tensor.split(num) for tensor in (queries, key, value, mask)), strict=True)
+        return torch.cat([_attend_by_products(*block, scaling) for block in blocks])
     return torch.nn.functional.scaled_dot_product_attention(queries, key, value, attn_mask=mask, scale=scaling)
 
 
