@@ -145,7 +145,7 @@ def test_many_rows_in_bfloat16_attend_by_products(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         slot_attention,
         "_attend_by_products",
-        lambda query, *rest: (calls.append(len(query)), original(query, *rest))[1],
+        lambda query, *a, **k: (calls.append(len(query)), original(query, *a, **k))[1],
     )
     hymt = tiny_model(dtype="bfloat16")
     work = [Request([7, 8, 9, *range(n + 1, n + 13 + n % 2)], 9, n, GREEDY) for n in range(24)]

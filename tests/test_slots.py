@@ -458,7 +458,7 @@ def test_attention_by_products_is_as_exact_as_the_one_of_torch(monkeypatch: pyte
     monkeypatch.setattr(slot_attention, "_prefers_products", lambda: True)
     calls = []
     original = slot_attention._attend_by_products
-    monkeypatch.setattr(slot_attention, "_attend_by_products", lambda *a: (calls.append(a), original(*a))[1])
+    monkeypatch.setattr(slot_attention, "_attend_by_products", lambda *a, **k: (calls.append(a), original(*a, **k))[1])
     by_products, _ = slot_attention.attend(None, query, key, value, mask, 0.125)
     assert len(calls) == 1
     spanned = key.clone()
@@ -484,7 +484,7 @@ def test_products_are_not_used_where_they_are_inexact_or_unknown(monkeypatch: py
     assert prefers()
     original = slot_attention._attend_by_products
     with monkeypatch.context() as inexact:
-        inexact.setattr(slot_attention, "_attend_by_products", lambda *a: original(*a) * 1.01)
+        inexact.setattr(slot_attention, "_attend_by_products", lambda *a, **k: original(*a, **k) * 1.01)
         assert not prefers()
     with monkeypatch.context() as amx:
         amx.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)

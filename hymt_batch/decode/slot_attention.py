@@ -131,12 +131,12 @@ def _attend_span(
     )
     if by_products and mask is not None and scaling:
         num = max(1, PRODUCT_BYTES // (key[0].numel() * key.element_size()))
-        blocks = zip(*(tensor.split(num) for tensor in (queries, key, value, mask)), strict=True)
-        return torch.cat([_attend_by_products(*block, scaling) for block in blocks])
+        blocks = zip(*(torch.split(tensor, num) for tensor in (queries, key, value, mask)), strict=True)
+        return torch.cat([_attend_by_products(*tensors, scaling=scaling) for tensors in blocks])
     return torch.nn.functional.scaled_dot_product_attention(queries, key, value, attn_mask=mask, scale=scaling)
 
 
-def _attend_by_products(queries: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
+def _attend_by_products(queries: Tensor, key: Tensor, value: Tensor, mask: Tensor, *, scaling: float) -> Tensor:
     """Attend with batched products in bfloat16 whose scores have twice its digits.
 
     torch gives a product only in the format of its inputs, so the scores are rounded. A second product, from which the
@@ -188,7 +188,7 @@ def _products_are_exact() -> bool:
         error, error_of_torch = (
             float((result.double() - exact).norm())
             for result in (
-                _attend_by_products(queries, key, value, mask, 0.25),
+                _attend_by_products(queries, key, value, mask, scaling=0.25),
                 attend_in_torch(queries, key, value, mask),
             )
         )

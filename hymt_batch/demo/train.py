@@ -54,7 +54,8 @@ def build(out: Path, *, num_steps: int = NUM_STEPS) -> list[Exactness]:
     import torch
 
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads it, and filling it takes time
+    # nothing reads such memory, and filling it takes time
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_flush_denormal(True)
     torch.manual_seed(SEED)
     torch.set_num_threads(1)  # of an operation; this recipe has its own threads, whose sums have a fixed order
