@@ -20,9 +20,9 @@ from weakref import WeakKeyDictionary
 from hymt_batch.decode.cache import SlotCache
 from hymt_batch.decode.known_layers import KNOWN_LAYERS, unknown_module
 from hymt_batch.decode.network_patch import patch_network
-from hymt_batch.decode.slot_attention import attend, grouped_mask
+from hymt_batch.decode.self_check import SlotEngineSteps
+from hymt_batch.decode.slot_attention import attend
 from hymt_batch.errors import first_line
-from hymt_batch.model import transformers_compat
 from hymt_batch.model.loaded_model import LoadedModel
 from hymt_batch.model.weight_packing import joint_projection
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CHECK_SHAPE = (2, 3)
-"""Rows and tokens of the prompts with which the layers are compared with transformers' own."""
+CHECK_PROMPTS = ((1, 2, 3), (5, 6, 7))
+"""Tokens of the prompts with which the layers are compared with transformers' own."""
 
 
 def open_cpu_layers(hymt: LoadedModel) -> CpuLayers | None:
@@ -75,36 +75,16 @@ def equal_bits(hymt: LoadedModel, layers: CpuLayers) -> bool:
     """Return whether the layers give the same bits as transformers' own, for some prompts and a step after them."""
     import torch
 
-    rows, length = CHECK_SHAPE
-    network, device = hymt.network, hymt.device
-    group_size = network.config.num_attention_heads // network.config.num_key_value_heads
-    ids = torch.arange(rows * (length + 1), device=device).view(rows, length + 1) % hymt.vocab_size
-    positions = torch.arange(length + 1, device=device)[None].expand(rows, -1)
-    visible = torch.ones(rows, length + 1, length + 1, dtype=torch.bool, device=device).tril()
-    results = []
-    with torch.inference_mode(), patch_network(network, length + 1):
-        for own in (False, True):
-            cache, hidden = SlotCache(rows), []
-            for tokens in (slice(0, length), slice(length, length + 1)):
-                if tokens.start:
-                    cache.start_step(positions[:, length], length + 1)
-                else:
-                    cache.start_prefill(0, rows, None, 0, length)
-                mask = grouped_mask(visible[:, tokens, : tokens.stop], group_size, getattr(torch, hymt.dtype))
-                if own:
-                    hidden.append(layers.hidden_states(ids[:, tokens], positions[:, tokens], cache, mask))
-                else:
-                    argument = {transformers_compat.cache_argument(network.model): cache}
-                    output = network.model(
-                        input_ids=ids[:, tokens],
-                        attention_mask=mask,
-                        position_ids=positions[:, tokens],
-                        use_cache=True,
-                        **argument,
-                    )
-                    hidden.append(output.last_hidden_state)
-            results.append([*hidden, *(stored for layer in cache.layers.values() for stored in layer)])
-    return all(torch.equal(theirs, ours) for theirs, ours in zip(*results, strict=True))
+    with torch.inference_mode(), patch_network(hymt.network, len(CHECK_PROMPTS[0]) + 2):
+        theirs, ours = (SlotEngineSteps(hymt, CHECK_PROMPTS, used) for used in (None, layers))
+        for _ in ("prefill", "step"):
+            if not torch.equal(theirs.next_logits(), ours.next_logits()):
+                return False
+        return all(
+            torch.equal(stored, own)
+            for index, pair in theirs.cache.layers.items()
+            for stored, own in zip(pair, ours.cache.layers[index], strict=True)
+        )
 
 
 class CpuLayers:

@@ -92,8 +92,8 @@ def graphs_match_steps(
     return all(row_matches(*rows, exact=exact, tolerance=tolerance) for rows in zip(plain, captured, strict=True))
 
 
-class _SlotEngineSteps(ModelRunner):
-    """Slot engine steps over rows of unequal length, for `attention.compare`."""
+class SlotEngineSteps(ModelRunner):
+    """Slot engine steps over rows, of which each call gives the logits; for comparisons."""
 
     def __init__(self, hymt: LoadedModel, prompts: Sequence[Sequence[int]], layers: Layers | None = None) -> None:
         super().__init__(hymt, GREEDY, len(prompts), Counters(), logprobs=False, layers=layers)
@@ -137,7 +137,7 @@ def check_attention(
     with patch_network(hymt.network, width):
         label = f"decode.engine=slots on {hymt.device}"
         return attention.compare(
-            lambda: _SlotEngineSteps(hymt, prompts).next_logits, hymt.dtype, own_context, reference_context, label
+            lambda: SlotEngineSteps(hymt, prompts).next_logits, hymt.dtype, own_context, reference_context, label
         )
 
 
@@ -159,7 +159,7 @@ def kernels_refusal(hymt: LoadedModel, fused: FusedLayers) -> str:
     try:
         with torch.inference_mode(), patch_network(network, width):
             agreement = attention.compare_steps(
-                _SlotEngineSteps(hymt, prompts, fused).next_logits,
+                SlotEngineSteps(hymt, prompts, fused).next_logits,
                 reference.next_logits,
                 hymt.dtype,
                 nullcontext,

@@ -1,4 +1,4 @@
-"""The slot engine: continuous batching with transformers' own modules; finished rows are replaced at once.
+"""The slot engine: continuous batching with the modules of the loaded network; finished rows are replaced at once.
 
 A slot is one row of the running batch. The used slots are always the first ones, so that a step costs no more than its
 running rows. When rows finish, the rows of the last slots move into their slots, and new prompts are added after the

@@ -39,6 +39,17 @@ class Stage:
     name_weight: float = 1.0  # of the loss of a name in a row with terms: few tokens, and learned last
 
 
+_LATE = Stage(
+    3_100,
+    1_024,
+    {"plain": 0.12, "codes": 0.38, "format": 0.13, "terms": 0.29, "context": 0.08},
+    bare_term_share=0.1,
+    max_bare_terms=3,
+    two_terms_share=0.5,
+    max_unused_terms=2,
+    exchange_share=0.3,
+    name_weight=2.0,
+)
 STAGES = (
     Stage(
         2_400,  # the longest text grows
@@ -69,27 +80,11 @@ STAGES = (
         exchange_share=0.4,
         name_weight=2.0,
     ),
-    Stage(
-        3_100,
-        1_024,
-        {"plain": 0.12, "codes": 0.38, "format": 0.13, "terms": 0.29, "context": 0.08},
-        bare_term_share=0.1,
-        max_bare_terms=3,
-        two_terms_share=0.5,
-        max_unused_terms=2,
-        exchange_share=0.3,
-        name_weight=2.0,
-    ),
-    Stage(
-        3_900,
-        1_024,
-        {"plain": 0.09, "codes": 0.5, "format": 0.15, "terms": 0.2, "context": 0.06},
-        bare_term_share=0.1,
-        max_bare_terms=3,
-        two_terms_share=0.5,
-        max_unused_terms=2,
-        exchange_share=0.3,
-        name_weight=2.0,
+    _LATE,
+    replace(
+        _LATE,
+        num_steps=3_900,
+        kind_share={"plain": 0.09, "codes": 0.5, "format": 0.15, "terms": 0.2, "context": 0.06},
     ),
 )
 NUM_STEPS = sum(stage.num_steps for stage in STAGES)

@@ -58,17 +58,7 @@ class FusedLayers:
         self._gated_mlp = f"{self.names.prefix}MLP"
 
     def hidden_states(self, ids: Tensor, positions: Tensor, cache: SlotCache, mask: Tensor | None) -> Tensor:
-        """Run a forward pass over slots, after `cache.start_prefill` or `cache.start_step`.
-
-        Args:
-            ids: [B, T] int64; T is 1 in a step.
-            positions: [B, T] int64, at which the tokens are stored in their slots.
-            cache: Storage of the slots; keys and values are written into it.
-            mask: Mask of a prefill, see `grouped_mask`; None in a step, where a row sees its keys up to its position.
-
-        Returns:
-            [B, T, H], normalised, as the network's model returns it.
-        """
+        """Run a forward pass over slots; see `Layers.hidden_states`. The mask is that of a prefill, None in a step."""
         model = self.network.model
         with _current_device(ids):
             hidden = model.embed_tokens(ids)
