@@ -185,7 +185,7 @@ checks: install ## measure how well the checks find faults, and what they cost (
 troubleshooting: install ## generate docs/troubleshooting.md from the catalogue of failures
 	$(BIN)/python -m hymt_batch.doctor.catalogue > docs/troubleshooting.md
 
-retrain: install ## train the demo model into build/demo and measure it (22 minutes on 2 cores)
+retrain: install ## train the demo model into build/demo and measure it (20 minutes on 2 cores)
 	$(BIN)/python -m hymt_batch.demo train --out build/demo
 
 clean: ## remove the environments and caches, but not outputs/
