@@ -138,7 +138,8 @@ def test_a_fault_of_a_step_alone_is_found(monkeypatch: pytest.MonkeyPatch) -> No
     assert open_cpu_layers(tiny_model()) is None
 
 
-def test_many_rows_in_bfloat16_attend_by_products(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_many_rows_attend_by_products(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slot_attention, "_prefers_products", lambda: True)
     calls: list[int] = []
     original = slot_attention._attend_by_products
@@ -147,15 +148,18 @@ def test_many_rows_in_bfloat16_attend_by_products(monkeypatch: pytest.MonkeyPatc
         "_attend_by_products",
         lambda query, *a, **k: (calls.append(len(query)), original(query, *a, **k))[1],
     )
-    hymt = tiny_model(dtype="bfloat16")
+    hymt = tiny_model(dtype=dtype)
     work = [Request([7, 8, 9, *range(n + 1, n + 13 + n % 2)], 9, n, GREEDY) for n in range(24)]
     context = make_context(hymt, max_rows=24, logprobs=True)
     by_products = SlotEngine(context, layers=open_cpu_layers(hymt)).generate(work, lambda: None)
     assert calls
-    assert min(calls) * 2 >= slot_attention.MIN_PRODUCT_HEADS
-    monkeypatch.setattr(slot_attention, "_prefers_products", lambda: False)
+    assert min(calls) * 2 >= slot_attention.MIN_PRODUCT_HEADS[f"torch.{dtype}"]
+    monkeypatch.setattr(slot_attention, "MIN_PRODUCT_HEADS", {})
+    num_calls = len(calls)
     by_torch = SlotEngine(context, layers=open_cpu_layers(hymt)).generate(work, lambda: None)
-    assert sum(ours.ids == theirs.ids for ours, theirs in zip(by_products, by_torch, strict=True)) >= 20
+    assert len(calls) == num_calls
+    equal = sum(ours.ids == theirs.ids for ours, theirs in zip(by_products, by_torch, strict=True))
+    assert equal >= 20 if dtype == "bfloat16" else equal == len(work)
 
 
 def test_layers_that_round_differently_are_not_used(
