@@ -1,9 +1,9 @@
 """Compare the speed and tokens of decoding engines on random weights: `hymt-batch bench shape=mid`.
 
 Runs our slot engine, generate on sorted batches and in corpus order, and transformers' pipeline, interleaved in one
-process. On request it also runs transformers' continuous batching, llama.cpp, CTranslate2 and vLLM, which has a process
-of its own, with the same weights. It compares the tokens with those of decoding one row at a time, and measures the
-arithmetic lower bound. The last line of output is JSON.
+process. On request it also runs, with the same weights, transformers' continuous batching, and llama.cpp, CTranslate2
+and vLLM, each in a process of its own. It compares the tokens with those of decoding one row at a time, and measures
+the arithmetic lower bound. The last line of output is JSON.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from hymt_batch import streams
 from hymt_batch.bench import benchmark, machine
+from hymt_batch.bench.as_installed import AsInstalled
 from hymt_batch.bench.baselines import slots_captured
 from hymt_batch.bench.benchmark import GemmBound, Result
 from hymt_batch.bench.packed_slots import IN_PARTS, InParts, PackedSlots
@@ -86,7 +87,10 @@ def bench(job: BenchJob) -> dict[str, Any]:
 def open_engines(
     job: BenchJob, hymt: LoadedModel, work: Sequence[Request], products: PackedWeights
 ) -> tuple[dict[str, Engine], dict[str, Problem]]:
-    """Open the chosen engines; see `benchmark.open_engines`. The slot engine runs with packed weights, as in a job."""
+    """Open the chosen engines; see `benchmark.open_engines`.
+
+    The slot engine runs with packed weights, as in a job; those of transformers run the network as they find it.
+    """
     chosen = {slots.NAME, *(job.engines or registry.benchmark_choices(InBenchmark.default))}
     contexts = {
         name: benchmark.make_context(
@@ -100,7 +104,7 @@ def open_engines(
     }
     opened, left_out = benchmark.open_engines(contexts, work)
     engines: dict[str, Engine] = {
-        name: PackedSlots(engine, products) if isinstance(engine, SlotEngine) else engine
+        name: PackedSlots(engine, products) if isinstance(engine, SlotEngine) else AsInstalled(engine, hymt)
         for name, engine in opened.items()
     }
     if job.part_rows is not None:

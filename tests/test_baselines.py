@@ -11,6 +11,7 @@ import pytest
 from hymt_batch import config
 from hymt_batch.bench import benchmark
 from hymt_batch.bench.baselines import continuous, gguf_file, llama
+from hymt_batch.bench.own_process import OwnProcess
 from hymt_batch.decode import registry
 from hymt_batch.decode.engine import Engine, EngineContext, UnsupportedError
 from hymt_batch.decode.generate import GenerateEngine
@@ -49,6 +50,12 @@ def opened(
     names: Sequence[str], hymt: LoadedModel, max_rows: int, work: list[Request]
 ) -> tuple[dict[str, Engine], dict[str, str]]:
     return benchmark.open_engines({name: benchmark.make_context(hymt, max_rows) for name in names}, work)
+
+
+def run_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open the engines of other projects in this process, where a test can replace parts of them."""
+    for name, entry in registry.ENGINES.items():
+        monkeypatch.setitem(registry.ENGINES, name, replace(entry, packages=()))
 
 
 @pytest.mark.parametrize(("name", "module"), [("continuous", ""), ("llama_cpp", "gguf"), ("ctranslate2", "")])
@@ -90,6 +97,7 @@ def test_an_engine_that_cannot_run_is_left_out_with_the_reason(
     def refuses(context: EngineContext) -> Engine:
         raise ImportError("No module named 'peer'\nand more")
 
+    run_in_this_process(monkeypatch)
     monkeypatch.setattr(llama, "open_engine", refuses)
     monkeypatch.setattr(continuous.ContinuousEngine, "decode", lambda self, requests: [[1] for _ in requests])
     bfloat16_model = synthetic.make_model(Shape["demo"], "bfloat16", 3)
@@ -98,6 +106,33 @@ def test_an_engine_that_cannot_run_is_left_out_with_the_reason(
     assert left_out["llama_cpp"].what == "No module named 'peer'"
     assert left_out["continuous"].what.startswith("it generated [1, 1, 1] tokens")
     assert "not in bfloat16" in left_out["ctranslate2"].what
+
+
+def test_an_engine_in_a_process_of_its_own_gives_the_same_tokens(
+    hymt: LoadedModel, work: list[Request], expected: list[list[int]]
+) -> None:
+    engine = OwnProcess(benchmark.make_context(hymt, 6), "hymt_batch.bench.baselines.generate_in_order")
+    process = engine._process
+    try:
+        assert tokens(engine, work) == expected
+        assert tokens(engine, work[4:7]) == expected[4:7]
+        with pytest.raises(AttributeError, match="prompt_ids"):
+            engine._ask([None])
+        assert tokens(engine, work[:2]) == expected[:2], "an error of a call does not end it"
+        process.kill()
+        with pytest.raises(RuntimeError, match="its process ended with exit code -9"):
+            engine.generate(work, lambda: None)
+    finally:
+        engine.close()
+    assert process.poll() is not None
+
+
+def test_why_an_engine_does_not_open_in_its_own_process_is_told(work: list[Request]) -> None:
+    in_bfloat16 = benchmark.make_context(synthetic.make_model(Shape["demo"], "bfloat16", 3), 6)
+    with pytest.raises(UnsupportedError, match="in float32 only, not in bfloat16"):
+        OwnProcess(in_bfloat16, "hymt_batch.bench.baselines.ctranslate")
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        OwnProcess(in_bfloat16, "hymt_batch.bench.baselines.ctranslate", ["no_such_package"])
 
 
 def test_a_baseline_refuses_sampling_and_end_tokens(hymt: LoadedModel, work: list[Request]) -> None:
@@ -115,6 +150,7 @@ def test_the_benchmark_lists_baselines_and_the_engines_that_were_left_out(
     def refuses(context: EngineContext) -> Engine:
         raise UnsupportedError("has no such weights")
 
+    run_in_this_process(monkeypatch)
     monkeypatch.setattr(llama, "open_engine", refuses)
     overrides = ["preset=bench_quick", "rounds=1", "segments=12", "engines=[continuous,llama_cpp]"]
     bench.run(config.load("bench", overrides))

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import pytest
 import torch
 
 from hymt_batch.bench import benchmark
+from hymt_batch.bench.as_installed import AsInstalled
 from hymt_batch.bench.baselines.sorted_generate import SortedGenerate
 from hymt_batch.bench.packed_slots import PackedSlots
+from hymt_batch.decode.engine import Engine
+from hymt_batch.decode.request import Completion, Request
 from hymt_batch.decode.slots import SlotEngine
 from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
+from hymt_batch.errors import StoppedError
 from hymt_batch.model import prepare, synthetic, weight_packing
 from hymt_batch.model.loaded_model import LoadedModel
 from hymt_batch.model.settings import Dtype, ModelConfig
@@ -54,6 +61,35 @@ def test_the_vocabulary_matrix_gets_contiguous_states_in_bfloat16(dtype: str, pa
         ids = torch.arange(1, 13).view(2, 6)
         network(input_ids=ids, logits_to_keep=1)
         assert seen == [dtype == "bfloat16"], "in float32, the view is as fast as a copy"
+
+
+def test_a_benchmark_runs_the_engines_of_others_without_this_copy() -> None:
+    made = synthetic.make_model(Shape["demo"], "bfloat16", 1)
+    seen: list[bool] = []
+
+    class Passes(Engine):
+        device = "cpu"
+
+        @property
+        def environment(self) -> dict[str, Any]:
+            return {}
+
+        def generate(self, requests: Sequence[Request], check_stop: Callable[[], None]) -> list[Completion]:
+            made.network(input_ids=torch.arange(1, 13).view(2, 6), logits_to_keep=1)
+            check_stop()
+            return []
+
+    def stop() -> None:
+        raise StoppedError("the run must end")
+
+    made.network.lm_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].is_contiguous()))
+    engine = Passes()
+    AsInstalled(engine, made).generate([], lambda: None)
+    engine.generate([], lambda: None)
+    with pytest.raises(StoppedError):
+        AsInstalled(engine, made).generate([], stop)
+    engine.generate([], lambda: None)
+    assert seen == [False, True, False, True]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hymt_batch.bench.baselines.fixed_length import FixedLengthEngine
+from hymt_batch.bench.own_process import OwnProcess
 from hymt_batch.bench.timing import synchronize
 from hymt_batch.decode import registry
 from hymt_batch.decode.engine import Engine, EngineContext, find
@@ -89,7 +90,12 @@ def open_engines(
             engines[name] = find(name, in_benchmark=True).open_engine(context)
             continue
         try:
-            engine = find(name, in_benchmark=True).open_engine(context)
+            entry = registry.ENGINES[name]
+            engine = (
+                OwnProcess(context, entry.module, entry.packages)
+                if entry.packages
+                else find(name, in_benchmark=True).open_engine(context)
+            )
             _try_out(engine, work[:TRIAL_ROWS])
         except ModuleNotFoundError as error:
             what = f"{error.name} is not installed"

@@ -43,6 +43,7 @@ class EngineEntry:
     in_benchmark: InBenchmark = InBenchmark.never
     benchmark_module: Any = None  # its module in a benchmark, where that is another one
     benchmark_rows: str = "max_rows"  # the benchmark's setting that limits its rows
+    packages: tuple[str, ...] = ()  # of another project: a benchmark runs it in a process of its own, if it has these
 
 
 ENGINES: dict[str, EngineEntry] = {
@@ -78,8 +79,16 @@ ENGINES: dict[str, EngineEntry] = {
         module="hymt_batch.bench.baselines.slots_captured", in_benchmark=InBenchmark.on_request
     ),
     "continuous": EngineEntry(module="hymt_batch.bench.baselines.continuous", in_benchmark=InBenchmark.on_request),
-    "llama_cpp": EngineEntry(module="hymt_batch.bench.baselines.llama", in_benchmark=InBenchmark.on_request),
-    "ctranslate2": EngineEntry(module="hymt_batch.bench.baselines.ctranslate", in_benchmark=InBenchmark.on_request),
+    "llama_cpp": EngineEntry(
+        module="hymt_batch.bench.baselines.llama",
+        in_benchmark=InBenchmark.on_request,
+        packages=("llama_cpp", "gguf"),
+    ),
+    "ctranslate2": EngineEntry(
+        module="hymt_batch.bench.baselines.ctranslate",
+        in_benchmark=InBenchmark.on_request,
+        packages=("ctranslate2",),
+    ),
 }
 """Engine name -> its entry, in the order in which a benchmark runs them."""
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch.errors import first_line
@@ -79,7 +80,30 @@ def keep_head_input_contiguous(network: Any) -> None:
     """
     head = network.lm_head
     if head.weight.device.type in ("cpu", "meta") and head.weight.element_size() == 2:
-        head.register_forward_pre_hook(lambda _module, inputs: (inputs[0].contiguous(), *inputs[1:]))
+        head.register_forward_pre_hook(_ContiguousInput())
+
+
+class _ContiguousInput:
+    """A hook that copies the input of a module if it is a view with gaps, unless it is turned off."""
+
+    def __init__(self) -> None:
+        self.is_on = True
+
+    def __call__(self, _module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (inputs[0].contiguous(), *inputs[1:]) if self.is_on else inputs
+
+
+@contextmanager
+def head_input_as_given(network: Any) -> Iterator[None]:
+    """Context without `keep_head_input_contiguous`, to measure a network as transformers runs it."""
+    hooks = [hook for hook in network.lm_head._forward_pre_hooks.values() if isinstance(hook, _ContiguousInput)]
+    for hook in hooks:
+        hook.is_on = False
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.is_on = True
 
 
 class PackedWeights:
