@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from multiprocessing import Pipe
 
 import pytest
 
 from hymt_batch import config
-from hymt_batch.bench import benchmark
+from hymt_batch.bench import benchmark, own_process
 from hymt_batch.bench.baselines import continuous, gguf_file, llama
 from hymt_batch.bench.own_process import OwnProcess
 from hymt_batch.decode import registry
@@ -133,6 +134,20 @@ def test_why_an_engine_does_not_open_in_its_own_process_is_told(work: list[Reque
         OwnProcess(in_bfloat16, "hymt_batch.bench.baselines.ctranslate")
     with pytest.raises(ModuleNotFoundError, match="no_such_package"):
         OwnProcess(in_bfloat16, "hymt_batch.bench.baselines.ctranslate", ["no_such_package"])
+
+
+class Peculiar(Exception):
+    """An exception that cannot be made from its arguments."""
+
+    def __init__(self, code: int, *, why: str) -> None:
+        super().__init__(f"error {code}: {why}")
+
+
+def test_an_error_that_cannot_be_sent_becomes_its_text() -> None:
+    ours, theirs = Pipe()
+    own_process._send_error(theirs, Peculiar(7, why="no memory"))
+    answer = ours.recv()
+    assert (type(answer), str(answer)) == (RuntimeError, "error 7: no memory")
 
 
 def test_a_baseline_refuses_sampling_and_end_tokens(hymt: LoadedModel, work: list[Request]) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -67,8 +69,14 @@ class OwnProcess(FixedLengthEngine):
         self._module = module
         ours, theirs = socket.socketpair()
         with theirs:
-            command = child_process.die_with_parent_command([*COMMAND, str(theirs.fileno())])
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+            # an interrupt from the keyboard reaches both processes, and this one ends the other
+            command = child_process.die_with_parent_command(
+                [*COMMAND, str(theirs.fileno())], ignored_signals=[signal.SIGINT]
+            )
+            # stdout is that of the benchmark's figures
+            self._process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            )
         self._pipe = Connection(ours.detach())
         self._close = weakref.finalize(self, _end, self._process, self._pipe)
         hymt = context.load()
@@ -132,19 +140,20 @@ def _end(process: subprocess.Popen[bytes], pipe: Connection) -> None:
 def serve(pipe: Connection) -> None:
     """Open the engine that the first message names, and decode the requests of all others."""
     start = pipe.recv()
-    answer: object
     try:
         engine = _open(start)
-        answer = None
     except Exception as error:  # another project may raise anything; the benchmark leaves the engine out
-        answer = error
+        _send_error(pipe, error)
+        return
+    pipe.send(None)
     while True:
-        _send(pipe, answer)
         requests = pipe.recv()
         try:
-            answer = [completion.ids for completion in engine.generate(requests, lambda: None)]
+            tokens = [completion.ids for completion in engine.generate(requests, lambda: None)]
         except Exception as error:
-            answer = error
+            _send_error(pipe, error)
+        else:
+            pipe.send(tokens)
 
 
 def _open(start: _Start) -> Any:
@@ -162,12 +171,13 @@ def _open(start: _Start) -> Any:
     return module.open_engine(replace(start.context, load=lambda: hymt))
 
 
-def _send(pipe: Connection, answer: object) -> None:
-    """Send an answer; an exception that cannot be sent becomes one with its text."""
+def _send_error(pipe: Connection, error: Exception) -> None:
+    """Send an exception; one that cannot be sent becomes one with its text."""
     try:
-        pipe.send(answer)
-    except (TypeError, AttributeError, ValueError) as error:
-        pipe.send(RuntimeError(first_line(answer if isinstance(answer, Exception) else error)))
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # an exception of another project may have any constructor
+        error = RuntimeError(first_line(error))
+    pipe.send(error)
 
 
 def main(arguments: Sequence[str]) -> int:
