@@ -15,11 +15,13 @@ import contextlib
 import os
 import select
 import signal
+import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -56,6 +58,32 @@ def die_with_parent_command(command: Sequence[str], *, ignored_signals: Sequence
     # -I -S: starts in a few milliseconds and runs no code from the user's environment
     launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER]
     return [*launcher, str(os.getpid()), ",".join(str(int(number)) for number in ignored_signals), *command]
+
+
+def start_connected(
+    command: Sequence[str], *, ignored_signals: Sequence[int] = (), **options: Any
+) -> tuple[subprocess.Popen[bytes], Connection]:
+    """Start a process that ends with this one, and connect to it. It reads nothing from standard input.
+
+    Args:
+        command: Path of the program, then its arguments; the number of its end of the connection is added.
+        ignored_signals: Signals that the process ignores from its start.
+        options: Further options of `subprocess.Popen`.
+
+    Returns:
+        The process, and this end of the connection.
+    """
+    from multiprocessing.connection import Connection
+
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            die_with_parent_command([*command, str(theirs.fileno())], ignored_signals=ignored_signals),
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            **options,
+        )
+    return process, Connection(ours.detach())
 
 
 def exit_with_parent(pipe: Connection) -> None:

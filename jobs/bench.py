@@ -89,7 +89,7 @@ def open_engines(
 ) -> tuple[dict[str, Engine], dict[str, Problem]]:
     """Open the chosen engines; see `benchmark.open_engines`.
 
-    The slot engine runs with packed weights, as in a job; those of transformers run the network as they find it.
+    The slot engine runs with packed weights, as in a job; all others get a network without changes of this project.
     """
     chosen = {slots.NAME, *(job.engines or registry.benchmark_choices(InBenchmark.default))}
     contexts = {

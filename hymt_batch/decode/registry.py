@@ -43,7 +43,8 @@ class EngineEntry:
     in_benchmark: InBenchmark = InBenchmark.never
     benchmark_module: Any = None  # its module in a benchmark, where that is another one
     benchmark_rows: str = "max_rows"  # the benchmark's setting that limits its rows
-    packages: tuple[str, ...] = ()  # of another project: a benchmark runs it in a process of its own, if it has these
+    # of another project, which the engine needs; if it needs some, a benchmark runs it in a process of its own
+    packages: tuple[str, ...] = ()
 
 
 ENGINES: dict[str, EngineEntry] = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -62,17 +61,10 @@ class WorkerProcess:
             index: Its number, from 0.
             spec: How to start it.
         """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = subprocess.Popen(
-                child_process.die_with_parent_command(
-                    [*COMMAND, str(theirs.fileno())], ignored_signals=IGNORED_SIGNALS
-                ),
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, **spec.variables},
-                stdin=subprocess.DEVNULL,
-            )
-        worker = cls(index, process, Connection(ours.detach()), time.monotonic(), read_oom_kills())
+        process, pipe = child_process.start_connected(
+            COMMAND, ignored_signals=IGNORED_SIGNALS, env={**os.environ, **spec.variables}
+        )
+        worker = cls(index, process, pipe, time.monotonic(), read_oom_kills())
         worker.send(spec.job)
         return worker
 

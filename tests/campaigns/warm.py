@@ -27,11 +27,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from hymt_batch import config, fs, streams
+from hymt_batch import child_process, config, fs, streams
 from hymt_batch.check import retry
 from hymt_batch.decode.decoder import Decoder
 from hymt_batch.doctor import preflight
-from hymt_batch.run import executor, replica, worker, worker_pool, worker_process
+from hymt_batch.run import executor, replica, worker, worker_process
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.write import cleanup, lease, published_file, row_record, segment_run
 from hymt_batch.write import part as parts
@@ -196,7 +196,7 @@ def prepare(*, sync: bool = False) -> None:
     if not sync:
         fs.OsFs.fsync = staticmethod(lambda fd: None)  # type: ignore[assignment]
         fs.OsFs.fsync_dir = lambda self, path: True  # type: ignore[method-assign]
-    worker_process.subprocess = worker_pool.subprocess = SimpleNamespace(  # type: ignore[assignment]
+    child_process.subprocess = worker_process.subprocess = SimpleNamespace(  # type: ignore[assignment]
         Popen=Worker, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired
     )
     gc.collect()

@@ -10,13 +10,11 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -175,19 +173,14 @@ class VllmProcess:
             num_threads: CPU threads; None leaves the choice to torch.
             added: Environment variables to add.
         """
-        ours, theirs = socket.socketpair()
-        command = [os.path.expanduser(python), "-I", "-W", "ignore", "-c", _PROGRAM, str(PACKAGE), str(theirs.fileno())]
         threads = {} if num_threads is None else {"OMP_NUM_THREADS": str(num_threads)}
-        with theirs:
-            self._process = subprocess.Popen(
-                child_process.die_with_parent_command(command, ignored_signals=child_process.IGNORED_SIGNALS),
-                pass_fds=[theirs.fileno()],
-                process_group=0,
-                env=variables(**threads, **(added or {})),
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # standard output may be that of the translations
-            )
-        self._pipe = Connection(ours.detach())
+        self._process, self._pipe = child_process.start_connected(
+            [os.path.expanduser(python), "-I", "-W", "ignore", "-c", _PROGRAM, str(PACKAGE)],
+            ignored_signals=child_process.IGNORED_SIGNALS,
+            process_group=0,
+            env=variables(**threads, **(added or {})),
+            stdout=2,  # standard output may be that of the translations
+        )
         self._send(dict(options))
 
     @property

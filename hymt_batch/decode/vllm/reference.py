@@ -11,8 +11,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -73,19 +71,15 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _run_program(model: PreparedModel, prompts: Sequence[Sequence[int]], check_stop: Callable[[], None]) -> Answers:
-    ours, theirs = socket.socketpair()
-    command = [sys.executable, "-P", "-m", "hymt_batch.decode.vllm.reference", str(theirs.fileno())]
     package_root = str(Path(__file__).parent.parent.parent.parent)
     path = os.pathsep.join([package_root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    with theirs:
-        process = subprocess.Popen(
-            child_process.die_with_parent_command(command, ignored_signals=child_process.IGNORED_SIGNALS),
-            pass_fds=[theirs.fileno()],
-            env={**os.environ, "PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
-            stdout=2,
-        )
-    with Connection(ours.detach()) as pipe:
+    process, pipe = child_process.start_connected(
+        [sys.executable, "-P", "-m", "hymt_batch.decode.vllm.reference"],
+        ignored_signals=child_process.IGNORED_SIGNALS,
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=2,
+    )
+    with pipe:
         try:
             pipe.send((model, [list(ids) for ids in prompts]))
             while not pipe.poll(POLL_S):
